@@ -1,0 +1,63 @@
+# The developer's menu; `make` prints it. CI runs these same targets and nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.ready
+SOURCES := $(wildcard src/fastmq/*.pyx src/fastmq/*.pxd src/fastmq/*.c src/fastmq/*.h src/fastmq/*/*.pxi) setup.py
+DATA ?= data
+
+.DEFAULT_GOAL := help
+.PHONY: help build debug asan serve check test test-all crash wire interop fuzz bench docs clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q --disable-pip-version-check "setuptools>=77" "cython>=3.1,<4" "trio>=0.27" \
+		"pytest>=8" "hypothesis>=6.100" "pytest-benchmark>=5" "pyperf>=2.7" "ruff>=0.9" "mypy>=1.14"
+	touch $@
+
+build/.built: $(STAMP) $(SOURCES)
+	$(PY) setup.py -q build_ext --inplace
+	mkdir -p build && touch $@
+
+build: build/.built ## the extensions, in place
+
+debug: $(STAMP) ## the extensions with bounds checks, assertions and tracing
+	FASTMQ_DEBUG=1 $(PY) setup.py -q build_ext --inplace --force
+
+asan: $(STAMP) ## the extensions under address and undefined-behaviour sanitizers
+	FASTMQ_SANITIZE=1 $(PY) setup.py -q build_ext --inplace --force
+
+serve: build ## name server and broker on the default ports, data under ./data
+	PYTHONPATH=src $(PY) -m fastmq serve --data $(DATA)
+
+check: build ## ruff and mypy
+	$(VENV)/bin/ruff check src tests bench setup.py
+	$(VENV)/bin/ruff format --check src tests bench setup.py
+	$(VENV)/bin/mypy
+
+test: build ## the tests, official clients included where their toolchains are
+	$(PY) -m pytest -m "not slow"
+
+test-all: build ## the tests with the long ones
+	$(PY) -m pytest
+
+crash: build ## SIGKILL at random moments, 200 times
+	$(PY) -m pytest tests/crash -m "slow or not slow"
+
+wire: build ## only the official clients
+	$(PY) -m pytest tests/wire
+
+interop: build ## only what runs a real Apache RocketMQ beside fastmq
+	$(PY) -m pytest tests/interop
+
+fuzz: build ## the fuzzers, for longer
+	HYPOTHESIS_PROFILE=long $(PY) -m pytest tests/fuzz
+
+bench: build ## micro-benchmarks
+	$(PY) -m pytest bench --benchmark-only
+
+clean: ## what was built
+	rm -rf build src/fastmq/*.so src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,51 @@
+"""The extensions and their build switches, nothing else.
+
+FASTMQ_DEBUG=1     bounds checks, assertions and line tracing in the Cython code
+FASTMQ_SANITIZE=1  address and undefined-behaviour sanitizers
+"""
+
+import os
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+DEBUG = os.environ.get("FASTMQ_DEBUG") == "1"
+SANITIZE = os.environ.get("FASTMQ_SANITIZE") == "1"
+
+COMPILE_ARGS = ["-std=gnu11", "-Wall", "-Wextra", "-Wno-unused-function", "-Wno-unused-parameter"]
+COMPILE_ARGS += ["-O0", "-g"] if DEBUG else ["-O3", "-g1"]
+LINK_ARGS: list[str] = []
+if SANITIZE:
+    COMPILE_ARGS += ["-fsanitize=address,undefined", "-fno-omit-frame-pointer"]
+    LINK_ARGS += ["-fsanitize=address,undefined"]
+
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": DEBUG,
+    "wraparound": False,
+    "cdivision": True,
+    "initializedcheck": DEBUG,
+    "linetrace": DEBUG,
+}
+
+
+def extension(name: str, *c_sources: str) -> Extension:
+    """One extension module of the package: its .pyx, and the C files it is linked with."""
+    return Extension(
+        f"fastmq.{name}",
+        [f"src/fastmq/{name}.pyx", *(f"src/fastmq/{source}" for source in c_sources)],
+        include_dirs=["src/fastmq"],
+        depends=["src/fastmq/_store.pxd", "src/fastmq/_crc.h"],
+        extra_compile_args=COMPILE_ARGS,
+        extra_link_args=LINK_ARGS,
+    )
+
+
+setup(
+    ext_modules=cythonize(
+        [extension("_store", "_crc.c"), extension("_codec"), extension("_reactor")],
+        build_dir="build/cython",
+        include_path=["src"],
+        compiler_directives=DIRECTIVES,
+    )
+)

@@ -1,0 +1,1026 @@
+"""The reactor: ready sockets, frames, hot requests, one turn at a time, without the GIL.
+
+    turn:  epoll_wait ─► every ready socket: recv, split frames
+             hot code, common case ─► header read in place, message encoded into the store's batch, reply staged
+             anything else         ─► copied to the cold list, Python is told through an eventfd
+           end of the turn: one append for all of the turn's messages; staged replies leave,
+           or are parked under the log offset that has to be flushed first
+
+Parts: `_reactor/os.pxi` (system calls, locks, buffers), `header.pxi` (request headers in place), `send.pxi`
+(what a plain send is and how it is answered). This file holds connections, the turn and the face Python sees.
+
+Threads: one thread calls `turn` (its own, or trio's); every other method may be called from any thread. All state is
+guarded by one lock in order of arrival, which the turn gives back while it waits for events. The store's lock is
+taken inside it, never the other way round.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from fastmq._store cimport TOPIC_DELETED, TOPIC_MULTI_TAG, TOPIC_SEND_HOT, MessageIn, Placed, Store, Topic
+
+include "_reactor/os.pxi"
+include "_reactor/header.pxi"
+include "_reactor/send.pxi"
+
+from fastmq.errors import UsageError
+
+CLOSED = -1
+
+cdef enum:
+    ST_OK = 0
+    ST_NEED_COMMIT = 1
+    ST_FLUSH_FAILED = 8
+    CODE_FLUSH_DISK_TIMEOUT = 10
+
+    EVENTS_A_TURN = 512
+    RECEIVE_BYTES = 512 * 1024      # the turn's receive buffer, shared by all connections
+    LARGE_FRAME = 256 * 1024        # a frame above this is received into memory of its own
+    SLOT_BITS = 20
+    SLOT_MASK = (1 << SLOT_BITS) - 1
+    CONNECTIONS_MAX = 1 << SLOT_BITS
+
+    OUTPUT_PAUSE_BYTES = 4 * 1024 * 1024    # above it a connection is not read until it has taken its replies
+    COLD_PAUSE_BYTES = 8 * 1024 * 1024      # above it a connection is not read until Python has caught up
+    PARKED_PAUSE = 20000                    # replies of one connection that wait for a flush
+
+    # connection ids of the reactor's own descriptors; ids of connections begin at 1 << SLOT_BITS
+    TAG_WAKE = 0
+    TAG_FLUSH = 1
+
+cdef struct Connection:
+    int fd
+    int64_t id                      # generation << SLOT_BITS | slot
+    int32_t service
+    uint32_t events                 # what epoll watches
+    Buffer input                    # an incomplete frame; empty while the connection is idle
+    uint32_t large_frame            # length of the large frame `input` is being filled with, or 0
+    Buffer output
+    int64_t active_ms
+    int32_t cold_sends              # sends that Python still works on: until they are done no send may overtake them
+    int32_t parked
+    size_t cold_bytes
+    bint dirty                      # on the turn's list of connections with fresh output
+    bint closing                    # closes once its output is written
+    uint8_t host[20]
+    int32_t host_length
+
+cdef struct ColdItem:
+    int64_t connection
+    int32_t service
+    uint32_t length                 # 0: the connection closed
+    uint8_t* frame
+
+# A reply of this turn, in the turn's arena, that waits for the turn's append (and then perhaps for a flush).
+cdef struct Staged:
+    int64_t connection
+    uint32_t offset
+    int32_t length
+    int32_t opaque
+    int32_t serialize
+    bint oneway
+
+# Replies that wait until the log is flushed up to `target`. One allocation a turn.
+cdef struct Parked:
+    Parked* next
+    int64_t target
+    int64_t deadline_ms
+    int32_t count
+    Staged* replies
+    uint8_t* arena
+    uint8_t* failure                # a whole frame (replies parked by Python); NULL: made from the policy
+    int32_t failure_length
+
+
+@cython.final
+cdef class Reactor:
+    cdef FairLock lock
+    cdef Store store
+    cdef bint hot, stopping, closed
+    cdef int epoll_fd, wake_fd, cold_fd, flush_fd
+    cdef uint32_t max_frame_bytes
+    cdef size_t max_output_bytes
+    cdef Connection** slots
+    cdef int32_t slot_count, slot_capacity
+    cdef int32_t* free_slots
+    cdef int32_t free_count
+    cdef int64_t generation
+    cdef int32_t* dirty
+    cdef int32_t dirty_count
+    cdef uint8_t* receive
+    cdef epoll_event* ready
+    cdef int64_t now_ms
+    # cold items
+    cdef ColdItem* cold
+    cdef int32_t cold_count, cold_capacity
+    cdef bint cold_told
+    # the turn's batch
+    cdef bint batch_open
+    cdef Staged* staged
+    cdef int32_t staged_count, staged_capacity
+    cdef Buffer arena
+    cdef uint8_t* scratch
+    # parked replies, ordered by target
+    cdef Parked* parked_head
+    cdef Parked* parked_tail
+    cdef int64_t parked_deadline_ms     # of the first parked block, 0 without one; read by the turn without the lock
+    cdef int64_t sync_flush_timeout_ms
+    cdef SendPolicy policy
+    # statistics
+    cdef int64_t turns, frames, hot_sends, received_bytes, sent_bytes
+
+    def __cinit__(self, Store store=None, *, bint hot=True, uint32_t max_frame_bytes=16 << 20,
+                  size_t max_output_bytes=64 << 20):
+        self.epoll_fd = self.wake_fd = self.cold_fd = self.flush_fd = -1
+        pthread_mutex_init(&self.lock.gate, NULL)
+        pthread_mutex_init(&self.lock.held, NULL)
+        self.store = store
+        self.hot = hot
+        self.max_frame_bytes = max_frame_bytes
+        self.max_output_bytes = max_output_bytes
+        self.generation = 1
+        self.sync_flush_timeout_ms = 5000
+        self.receive = <uint8_t*>malloc(RECEIVE_BYTES)
+        self.scratch = <uint8_t*>malloc(SCRATCH_BYTES)
+        self.ready = <epoll_event*>calloc(EVENTS_A_TURN, sizeof(epoll_event))
+        if self.receive == NULL or self.scratch == NULL or self.ready == NULL:
+            raise MemoryError
+        self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
+        self.wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+        self.cold_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+        if self.epoll_fd < 0 or self.wake_fd < 0 or self.cold_fd < 0:
+            raise OSError(errno, "the reactor's descriptors cannot be opened")
+        self.watch_fd(self.wake_fd, TAG_WAKE)
+
+    def __init__(self, store=None, *, hot=True, max_frame_bytes=16 << 20, max_output_bytes=64 << 20):
+        if store is not None:
+            self.flush_fd = store.flush_event_fd
+            self.watch_fd(self.flush_fd, TAG_FLUSH)
+
+    cdef int watch_fd(self, int fd, uint64_t tag) except -1:
+        cdef epoll_event event
+        event.events = EPOLLIN
+        event.data.u64 = tag
+        if epoll_ctl(self.epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0:
+            raise OSError(errno, "epoll_ctl")
+        return 0
+
+    def __dealloc__(self):
+        cdef int32_t i
+        if not self.closed:
+            self.release_all()
+        for i in range(self.cold_count):
+            free(self.cold[i].frame)
+        free(self.cold)
+        free(self.slots)
+        free(self.free_slots)
+        free(self.dirty)
+        free(self.receive)
+        free(self.scratch)
+        free(self.ready)
+        free(self.staged)
+        buffer_free(&self.arena)
+        pthread_mutex_destroy(&self.lock.gate)
+        pthread_mutex_destroy(&self.lock.held)
+
+    cdef void release_all(self) noexcept:
+        cdef int32_t i
+        cdef Parked* block
+        self.closed = True
+        for i in range(self.slot_count):
+            if self.slots[i] != NULL:
+                c_close(self.slots[i].fd)
+                buffer_free(&self.slots[i].input)
+                buffer_free(&self.slots[i].output)
+                free(self.slots[i])
+                self.slots[i] = NULL
+        self.slot_count = 0
+        while self.parked_head != NULL:
+            block = self.parked_head
+            self.parked_head = block.next
+            parked_free(block)
+        self.parked_tail = NULL
+        for fd in (self.epoll_fd, self.wake_fd, self.cold_fd):
+            if fd >= 0:
+                c_close(fd)
+        self.epoll_fd = self.wake_fd = self.cold_fd = -1
+
+    def close(self):
+        """Close every connection and descriptor. Nothing may be inside `turn` or `run` any more."""
+        fair_lock(&self.lock)
+        if not self.closed:
+            self.release_all()
+        fair_unlock(&self.lock)
+
+    # --- connections ------------------------------------------------------------------------------------------------
+
+    cdef inline Connection* find(self, int64_t connection) noexcept nogil:
+        cdef int64_t slot = connection & SLOT_MASK
+        cdef Connection* c
+        if slot >= self.slot_count:
+            return NULL
+        c = self.slots[slot]
+        if c == NULL or c.id != connection:
+            return NULL
+        return c
+
+    def add(self, int fd, int service):
+        """Take over a connected, non-blocking socket; returns the id its frames come with."""
+        cdef int64_t result
+        with nogil:
+            fair_lock(&self.lock)
+            result = self.add_locked(fd, service)
+            fair_unlock(&self.lock)
+        if result < 0:
+            raise OSError(-result, "the connection cannot be added to the reactor")
+        return result
+
+    cdef int64_t add_locked(self, int fd, int32_t service) noexcept nogil:
+        cdef int32_t slot, capacity
+        cdef Connection* c
+        cdef Connection** slots
+        cdef int32_t* numbers
+        cdef epoll_event event
+        if self.closed or self.slot_count == CONNECTIONS_MAX:
+            return -24
+        if self.free_count:
+            slot = self.free_slots[self.free_count - 1]
+        else:
+            slot = self.slot_count
+            if slot == self.slot_capacity:
+                capacity = 64 if slot == 0 else slot * 2
+                slots = <Connection**>realloc(self.slots, capacity * sizeof(Connection*))
+                if slots == NULL:
+                    return -12
+                self.slots = slots
+                numbers = <int32_t*>realloc(self.free_slots, capacity * sizeof(int32_t))
+                if numbers == NULL:
+                    return -12
+                self.free_slots = numbers
+                numbers = <int32_t*>realloc(self.dirty, capacity * sizeof(int32_t))
+                if numbers == NULL:
+                    return -12
+                self.dirty = numbers
+                self.slot_capacity = capacity
+        c = <Connection*>calloc(1, sizeof(Connection))
+        if c == NULL:
+            return -12
+        c.fd = fd
+        c.id = (self.generation << SLOT_BITS) | slot
+        c.service = service
+        c.events = EPOLLIN
+        c.active_ms = monotonic_ms()
+        read_peer(c)
+        event.events = EPOLLIN
+        event.data.u64 = <uint64_t>c.id
+        if epoll_ctl(self.epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0:
+            free(c)
+            return -errno
+        self.generation += 1
+        if self.free_count:
+            self.free_count -= 1
+        else:
+            self.slot_count += 1
+        self.slots[slot] = c
+        return c.id
+
+    cdef void close_locked(self, Connection* c) noexcept nogil:
+        """End a connection; Python learns of it behind the frames it sent before."""
+        cdef int32_t slot = <int32_t>(c.id & SLOT_MASK)
+        self.add_cold(c, NULL, 0)
+        c_close(c.fd)
+        buffer_free(&c.input)
+        buffer_free(&c.output)
+        self.slots[slot] = NULL
+        self.free_slots[self.free_count] = slot
+        self.free_count += 1
+        free(c)
+
+    cdef void set_events(self, Connection* c) noexcept nogil:
+        """Watch what the state of the connection asks for: reading is paused over a bound, writing only when needed."""
+        cdef epoll_event event
+        cdef uint32_t wanted = 0
+        cdef size_t output = buffer_length(&c.output)
+        if (output < OUTPUT_PAUSE_BYTES and c.cold_bytes < COLD_PAUSE_BYTES and c.parked < PARKED_PAUSE
+                and not c.closing):
+            wanted |= EPOLLIN
+        if output:
+            wanted |= EPOLLOUT
+        if wanted != c.events:
+            c.events = wanted
+            event.events = wanted
+            event.data.u64 = <uint64_t>c.id
+            epoll_ctl(self.epoll_fd, EPOLL_CTL_MOD, c.fd, &event)
+
+    cdef bint add_cold(self, Connection* c, const uint8_t* frame, uint32_t length) noexcept nogil:
+        cdef ColdItem* items
+        cdef ColdItem* item
+        cdef int32_t capacity
+        if self.cold_count == self.cold_capacity:
+            capacity = 256 if self.cold_capacity == 0 else self.cold_capacity * 2
+            items = <ColdItem*>realloc(self.cold, capacity * sizeof(ColdItem))
+            if items == NULL:
+                return False
+            self.cold = items
+            self.cold_capacity = capacity
+        item = &self.cold[self.cold_count]
+        item.connection = c.id
+        item.service = c.service
+        item.length = length
+        item.frame = NULL
+        if length:
+            item.frame = <uint8_t*>malloc(length)
+            if item.frame == NULL:
+                return False
+            memcpy(item.frame, frame, length)
+            c.cold_bytes += length
+        self.cold_count += 1
+        return True
+
+    cdef inline void tell_python(self) noexcept nogil:
+        cdef uint64_t one = 1
+        if self.cold_count and not self.cold_told:
+            self.cold_told = True
+            c_write(self.cold_fd, &one, 8)
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    cdef void queue_output(self, Connection* c, const uint8_t* data, size_t length) noexcept nogil:
+        """Bytes for the end of the turn."""
+        if not buffer_append(&c.output, data, length):
+            c.closing = True
+            c.output.begin = c.output.end
+        if not c.dirty:
+            c.dirty = True
+            self.dirty[self.dirty_count] = <int32_t>(c.id & SLOT_MASK)
+            self.dirty_count += 1
+
+    cdef bint write_output(self, Connection* c) noexcept nogil:
+        """Write what the socket takes. False: the connection was closed."""
+        cdef ssize_t n
+        cdef size_t length = buffer_length(&c.output)
+        while length:
+            n = c_send(c.fd, c.output.data + c.output.begin, length, MSG_NOSIGNAL | MSG_DONTWAIT)
+            if n < 0:
+                if errno == EINTR:
+                    continue
+                if errno == EAGAIN:
+                    break
+                self.close_locked(c)
+                return False
+            self.sent_bytes += n
+            c.active_ms = self.now_ms
+            c.output.begin += n
+            length -= n
+        if length == 0:
+            # a large answer leaves no large buffer behind
+            if c.output.capacity > 65536:
+                buffer_free(&c.output)
+            else:
+                c.output.begin = c.output.end = 0
+            if c.closing:
+                self.close_locked(c)
+                return False
+        elif length > self.max_output_bytes:
+            self.close_locked(c)
+            return False
+        self.set_events(c)
+        return True
+
+    cdef void write_dirty(self) noexcept nogil:
+        cdef int32_t i
+        cdef Connection* c
+        for i in range(self.dirty_count):
+            c = self.slots[self.dirty[i]]
+            if c != NULL and c.dirty:
+                c.dirty = False
+                self.write_output(c)
+        self.dirty_count = 0
+
+    def send(self, int64_t connection, frame):
+        """Queue bytes for a connection and write what its socket takes. False if it is gone."""
+        cdef Connection* c
+        cdef bytes data = frame if isinstance(frame, bytes) else b"".join(frame)
+        cdef const uint8_t* bytes_data = <const uint8_t*>PyBytes_AS_STRING(data)
+        cdef size_t length = PyBytes_GET_SIZE(data)
+        cdef bint result = False
+        cdef ssize_t n = 0
+        with nogil:
+            fair_lock(&self.lock)
+            c = self.find(connection)
+            if c != NULL and not c.closing:
+                self.now_ms = monotonic_ms()
+                result = True
+                if buffer_length(&c.output) == 0:
+                    n = c_send(c.fd, bytes_data, length, MSG_NOSIGNAL | MSG_DONTWAIT)
+                    if n > 0:
+                        self.sent_bytes += n
+                        c.active_ms = self.now_ms
+                    else:
+                        n = 0
+                if <size_t>n < length:
+                    if buffer_append(&c.output, bytes_data + n, length - n):
+                        result = self.write_output(c)
+                    else:
+                        self.close_locked(c)
+                        result = False
+            self.tell_python()
+            fair_unlock(&self.lock)
+        return result
+
+    def send_after_flush(self, int64_t connection, bytes frame not None, int64_t log_offset, bytes failure not None):
+        """As `send`, once the log is flushed up to log_offset; `failure` is sent if it never will be."""
+        cdef Parked* block
+        cdef size_t length = PyBytes_GET_SIZE(frame), failure_length = PyBytes_GET_SIZE(failure)
+        cdef Connection* c
+        cdef uint64_t one = 1
+        if self.store is None or not self.store.sync_flush():
+            return self.send(connection, frame)
+        block = parked_new(1, length, failure_length)
+        if block == NULL:
+            raise MemoryError
+        memcpy(block.arena, PyBytes_AS_STRING(frame), length)
+        memcpy(block.failure, PyBytes_AS_STRING(failure), failure_length)
+        block.replies[0].connection = connection
+        block.replies[0].offset = 0
+        block.replies[0].length = <int32_t>length
+        block.replies[0].oneway = False
+        block.target = log_offset
+        with nogil:
+            fair_lock(&self.lock)
+            self.now_ms = monotonic_ms()
+            c = self.find(connection)
+            if c == NULL:
+                parked_free(block)
+            else:
+                c.parked += 1
+                if self.parked_head == NULL:
+                    c_write(self.wake_fd, &one, 8)  # the turn may sleep for ever: it has a deadline to watch now
+                self.park(block)
+                self.release_parked()
+                self.write_dirty()
+                self.tell_python()
+            fair_unlock(&self.lock)
+        return c != NULL
+
+    # --- parked replies ---------------------------------------------------------------------------------------------
+
+    cdef void park(self, Parked* block) noexcept nogil:
+        """Put a block in its place by target; blocks arrive nearly in order."""
+        cdef Parked* before = self.parked_tail
+        block.deadline_ms = self.now_ms + self.sync_flush_timeout_ms
+        block.next = NULL
+        if before == NULL:
+            self.parked_head = self.parked_tail = block
+        elif before.target <= block.target:
+            before.next = block
+            self.parked_tail = block
+        elif self.parked_head.target > block.target:
+            block.next = self.parked_head
+            self.parked_head = block
+        else:
+            before = self.parked_head
+            while before.next.target <= block.target:
+                before = before.next
+            block.next = before.next
+            before.next = block
+        self.parked_deadline_ms = self.parked_head.deadline_ms
+
+    cdef void release_parked(self) noexcept nogil:
+        """Send the replies whose offset is flushed; after a failed flush the refusals; after the deadline code 10."""
+        cdef int64_t flushed
+        cdef Parked* block
+        cdef Staged* reply
+        cdef Connection* c
+        cdef uint8_t frame[REPLY_MAX + FAILURE_REMARK_MAX + POLICY_TEXT_MAX]
+        cdef uint8_t* long_frame
+        cdef int32_t i, length
+        cdef int failed
+        if self.parked_head == NULL:
+            return
+        flushed = self.store.flushed_offset()
+        failed = self.store.failed_status()
+        while self.parked_head != NULL:
+            block = self.parked_head
+            if block.target > flushed and failed == ST_OK and block.deadline_ms > self.now_ms:
+                break
+            self.parked_head = block.next
+            if self.parked_head == NULL:
+                self.parked_tail = NULL
+            for i in range(block.count):
+                reply = &block.replies[i]
+                c = self.find(reply.connection)
+                if c == NULL:
+                    continue
+                c.parked -= 1
+                if reply.oneway:
+                    continue
+                if block.target <= flushed:
+                    self.queue_output(c, block.arena + reply.offset, reply.length)
+                elif failed != ST_OK:
+                    if block.failure != NULL:
+                        self.queue_output(c, block.failure, block.failure_length)
+                    else:
+                        length = put_failure_reply(frame, &self.policy, &self.policy.failures[failed & 15],
+                                                   reply.serialize, reply.opaque)
+                        self.queue_output(c, frame, length)
+                elif reply.length + 1 <= <int32_t>sizeof(frame):
+                    length = patch_code(frame, block.arena + reply.offset, reply.length, CODE_FLUSH_DISK_TIMEOUT)
+                    self.queue_output(c, frame, length)
+                else:
+                    long_frame = <uint8_t*>malloc(reply.length + 1)
+                    if long_frame != NULL:
+                        length = patch_code(long_frame, block.arena + reply.offset, reply.length,
+                                            CODE_FLUSH_DISK_TIMEOUT)
+                        self.queue_output(c, long_frame, length)
+                        free(long_frame)
+            parked_free(block)
+        self.parked_deadline_ms = 0 if self.parked_head == NULL else self.parked_head.deadline_ms
+
+    # --- the turn's batch -------------------------------------------------------------------------------------------
+
+    cdef void finish_batch(self) noexcept nogil:
+        """Append what the turn placed; its replies leave, are parked, or become refusals."""
+        cdef int status
+        cdef int32_t i, length
+        cdef Staged* reply
+        cdef Connection* c
+        cdef Parked* block
+        cdef uint8_t frame[FAILURE_REMARK_MAX + POLICY_TEXT_MAX]
+        if not self.batch_open:
+            return
+        self.batch_open = False
+        status = self.store.hot_commit()
+        if status == ST_OK and self.store.sync_flush():
+            block = parked_new(self.staged_count, buffer_length(&self.arena), 0)
+            if block != NULL:
+                memcpy(block.replies, self.staged, self.staged_count * sizeof(Staged))
+                memcpy(block.arena, self.arena.data + self.arena.begin, buffer_length(&self.arena))
+                block.target = self.store.written_offset()
+                for i in range(self.staged_count):
+                    c = self.find(self.staged[i].connection)
+                    if c != NULL:
+                        c.parked += 1
+                self.park(block)
+            # without memory for the replies the clients time out: no answer is no false promise
+        else:
+            for i in range(self.staged_count):
+                reply = &self.staged[i]
+                c = self.find(reply.connection)
+                if c == NULL or reply.oneway:
+                    continue
+                if status == ST_OK:
+                    self.queue_output(c, self.arena.data + self.arena.begin + reply.offset, reply.length)
+                else:
+                    length = put_failure_reply(frame, &self.policy, &self.policy.failures[status & 15],
+                                               reply.serialize, reply.opaque)
+                    self.queue_output(c, frame, length)
+        self.staged_count = 0
+        self.arena.begin = self.arena.end = 0
+
+    cdef bint try_hot_send(self, Connection* c, const uint8_t* frame, uint32_t length) noexcept nogil:
+        """Serve a frame on the hot road. False: nothing happened, it is a cold one."""
+        cdef SendHeader header
+        cdef PropertyView view
+        cdef MessageIn message
+        cdef Placed placed
+        cdef Topic* topic
+        cdef Staged* staged
+        cdef uint8_t* room
+        cdef uint32_t header_length = load_be32(frame + 4) & 0xFFFFFF
+        cdef int32_t properties_length, status, body_length, capacity, attempt
+        cdef const uint8_t* header_end = frame + 8 + header_length
+        if not self.policy.enabled or c.service != self.policy.service or c.cold_sends:
+            return False
+        memset(&header, 0, sizeof(header))
+        header.serialize = frame[4]
+        if header.serialize == SERIALIZE_JSON:
+            if not read_json_header(frame + 8, header_end, &header):
+                return False
+        elif not read_binary_header(frame + 8, header_end, &header):
+            return False
+        if header.seen != SEEN_ALL_REQUIRED or header.batch or header.reconsume_times or header.flag & FLAG_RESPONSE:
+            return False
+        if header.sys_flag & SYS_FLAG_COLD:
+            return False
+        body_length = <int32_t>(length - 8 - header_length)
+        if body_length < 1 or body_length > self.policy.max_message_bytes or header.properties.data == NULL:
+            return False
+        properties_length = unescape(&header.properties, self.scratch, SCRATCH_BYTES - 1)
+        if properties_length < 1:
+            return False
+        if self.scratch[properties_length - 1] != ITEM_SEPARATOR:
+            self.scratch[properties_length] = ITEM_SEPARATOR
+            properties_length += 1
+        if properties_length + self.policy.added_length > PROPERTIES_MAX:
+            return False
+        if not read_properties(self.scratch, properties_length, &view):
+            return False
+        if not view.waits and self.store.sync_flush():
+            return False
+        room = buffer_reserve(&self.arena, REPLY_MAX + POLICY_TEXT_MAX)
+        if room == NULL:
+            return False
+        if self.staged_count == self.staged_capacity:
+            capacity = 1024 if self.staged_capacity == 0 else self.staged_capacity * 2
+            staged = <Staged*>realloc(self.staged, capacity * sizeof(Staged))
+            if staged == NULL:
+                return False
+            self.staged = staged
+            self.staged_capacity = capacity
+
+        message.body = header_end
+        message.body_len = body_length
+        message.properties = self.scratch
+        message.properties_len = properties_length
+        message.properties2 = self.policy.added
+        message.properties2_len = self.policy.added_length
+        message.flag = header.message_flag
+        message.born_timestamp_ms = header.born_timestamp_ms
+        memcpy(message.born_host, c.host, 20)
+        message.born_host_len = c.host_length
+        message.reconsume_times = 0
+        message.prepared_offset = 0
+        message.tags_code = view.tags_code
+        for attempt in range(2):
+            if not self.batch_open:
+                if self.store.hot_begin() != ST_OK:
+                    return False
+                self.batch_open = True
+            # the topic is looked up under the store's lock, which guards the table
+            topic = self.store.topic_find(<const char*>header.topic.data, header.topic.length)
+            if topic == NULL or not topic.flags & TOPIC_SEND_HOT or topic.flags & TOPIC_DELETED:
+                return False
+            if header.queue_id >= topic.write_queues and header.queue_id >= topic.read_queues:
+                return False
+            message.sys_flag = header.sys_flag & ~SYS_FLAG_HOSTS
+            if topic.flags & TOPIC_MULTI_TAG:
+                message.sys_flag |= SYS_FLAG_MULTI_TAGS
+            status = self.store.hot_put(topic, header.queue_id, &message, &placed)
+            if status != ST_NEED_COMMIT:
+                break
+            self.finish_batch()
+            room = buffer_reserve(&self.arena, REPLY_MAX + POLICY_TEXT_MAX)
+            if room == NULL:
+                return False
+        if status != ST_OK:
+            return False
+        staged = &self.staged[self.staged_count]
+        staged.connection = c.id
+        staged.offset = <uint32_t>(self.arena.end - self.arena.begin)
+        staged.opaque = header.opaque
+        staged.serialize = header.serialize
+        staged.oneway = (header.flag & FLAG_ONEWAY) != 0
+        staged.length = put_send_reply(room, &self.policy, &header, &view, header.queue_id, &placed)
+        self.arena.end += staged.length
+        self.staged_count += 1
+        self.hot_sends += 1
+        return True
+
+    # --- frames -----------------------------------------------------------------------------------------------------
+
+    cdef void on_frame(self, Connection* c, const uint8_t* frame, uint32_t length) noexcept nogil:
+        cdef int32_t code = quick_code(frame, length)
+        self.frames += 1
+        if self.hot and (code == CODE_SEND_MESSAGE_V2 or code == CODE_SEND_MESSAGE):
+            if self.try_hot_send(c, frame, length):
+                return
+        if is_send_code(code):
+            c.cold_sends += 1
+        if not self.add_cold(c, frame, length):
+            c.closing = True
+
+    cdef int64_t frame_length(self, const uint8_t* data) noexcept nogil:
+        """Length of the frame whose 8 first bytes are at data, or -1 if this cannot be a frame."""
+        cdef uint32_t length = load_be32(data)
+        if length < 4 or length > self.max_frame_bytes - 4:
+            return -1
+        if data[4] > SERIALIZE_ROCKETMQ or (load_be32(data + 4) & 0xFFFFFF) > length - 4:
+            return -1
+        return <int64_t>length + 4
+
+    cdef bint on_readable(self, Connection* c) noexcept nogil:
+        """Receive once, take out whole frames, keep the rest. False: the connection was closed."""
+        cdef uint8_t* data = self.receive
+        cdef size_t kept = buffer_length(&c.input), total, used = 0
+        cdef ssize_t n
+        cdef int64_t length = 0
+        cdef Buffer large
+        if c.large_frame:
+            n = c_recv(c.fd, c.input.data + c.input.end, c.large_frame - c.input.end, MSG_DONTWAIT)
+        else:
+            if kept:
+                memcpy(data, c.input.data + c.input.begin, kept)
+            n = c_recv(c.fd, data + kept, RECEIVE_BYTES - kept, MSG_DONTWAIT)
+        if n <= 0:
+            if n < 0 and (errno == EAGAIN or errno == EINTR):
+                return True
+            self.close_locked(c)
+            return False
+        self.received_bytes += n
+        c.active_ms = self.now_ms
+        if c.large_frame:
+            c.input.end += n
+            if c.input.end == c.large_frame:
+                large = c.input
+                memset(&c.input, 0, sizeof(Buffer))
+                c.large_frame = 0
+                self.on_frame(c, large.data, <uint32_t>large.end)
+                buffer_free(&large)
+        else:
+            total = kept + n
+            while total - used >= 8:
+                length = self.frame_length(data + used)
+                if length < 0:
+                    # whoever breaks the framing cannot be understood any further
+                    self.close_locked(c)
+                    return False
+                if <size_t>length > total - used:
+                    break
+                self.on_frame(c, data + used, <uint32_t>length)
+                used += length
+                length = 0
+            c.input.begin = c.input.end = 0
+            kept = total - used
+            if kept == 0:
+                buffer_free(&c.input)
+            elif kept >= 8 and length > LARGE_FRAME:
+                buffer_free(&c.input)
+                if buffer_reserve(&c.input, length) == NULL:
+                    self.close_locked(c)
+                    return False
+                c.large_frame = <uint32_t>length
+                memcpy(c.input.data, data + used, kept)
+                c.input.end = kept
+            elif not buffer_append(&c.input, data + used, kept):
+                self.close_locked(c)
+                return False
+        if c.closing and buffer_length(&c.output) == 0:
+            self.close_locked(c)
+            return False
+        if c.cold_bytes >= COLD_PAUSE_BYTES:
+            self.set_events(c)
+        return True
+
+    # --- the turn ---------------------------------------------------------------------------------------------------
+
+    cdef int32_t step(self, int timeout_ms) noexcept nogil:
+        cdef int count, i
+        cdef uint64_t tag, ignored
+        cdef Connection* c
+        cdef uint32_t events
+        cdef int64_t left
+        left = self.parked_deadline_ms
+        if left:
+            left -= monotonic_ms()
+            left = 1 if left < 1 else left
+            if timeout_ms < 0 or timeout_ms > left:
+                timeout_ms = <int>left
+        count = epoll_wait(self.epoll_fd, self.ready, EVENTS_A_TURN, timeout_ms)
+        fair_lock(&self.lock)
+        self.now_ms = monotonic_ms()
+        self.turns += 1
+        for i in range(count):
+            tag = self.ready[i].data.u64
+            events = self.ready[i].events
+            if tag == TAG_WAKE:
+                c_read(self.wake_fd, &ignored, 8)
+                continue
+            if tag == TAG_FLUSH:
+                c_read(self.flush_fd, &ignored, 8)
+                continue
+            c = self.find(<int64_t>tag)
+            if c == NULL:
+                continue
+            if events & EPOLLOUT and not self.write_output(c):
+                continue
+            if events & (EPOLLIN | EPOLLHUP | EPOLLERR | EPOLLRDHUP):
+                self.on_readable(c)
+        self.finish_batch()
+        self.release_parked()
+        self.write_dirty()
+        self.tell_python()
+        count = self.cold_count
+        fair_unlock(&self.lock)
+        return count
+
+    def turn(self, int timeout_ms=0):
+        """One turn; returns the number of cold items that wait."""
+        cdef int32_t count
+        with nogil:
+            count = self.step(timeout_ms)
+        return count
+
+    def run(self):
+        """Turns until `stop`: the body of the reactor's own thread."""
+        with nogil:
+            while not self.stopping:
+                self.step(-1)
+
+    def stop(self):
+        """Make `run` return."""
+        cdef uint64_t one = 1
+        self.stopping = True
+        c_write(self.wake_fd, &one, 8)
+
+    def take_cold(self):
+        """The frames and ends of connections that wait for Python, in the order in which they came."""
+        cdef ColdItem* items
+        cdef int32_t count, i
+        cdef Connection* c
+        cdef uint64_t ignored
+        cdef list result
+        with nogil:
+            fair_lock(&self.lock)
+            items = self.cold
+            count = self.cold_count
+            self.cold = NULL
+            self.cold_count = self.cold_capacity = 0
+            self.cold_told = False
+            c_read(self.cold_fd, &ignored, 8)
+            for i in range(count):
+                c = self.find(items[i].connection)
+                if c != NULL and c.cold_bytes:
+                    c.cold_bytes = 0
+                    self.set_events(c)
+            fair_unlock(&self.lock)
+        result = []
+        for i in range(count):
+            if items[i].length:
+                result.append((items[i].connection, items[i].service,
+                               PyBytes_FromStringAndSize(<char*>items[i].frame, items[i].length)))
+                free(items[i].frame)
+            else:
+                result.append((items[i].connection, items[i].service, None))
+        free(items)
+        return result
+
+    def cold_send_done(self, int64_t connection):
+        """Python has dealt with a send of this connection: later ones may be hot again."""
+        cdef Connection* c
+        with nogil:
+            fair_lock(&self.lock)
+            c = self.find(connection)
+            if c != NULL and c.cold_sends > 0:
+                c.cold_sends -= 1
+            fair_unlock(&self.lock)
+
+    def close_connection(self, int64_t connection):
+        """Close a connection once what was queued for it is written."""
+        cdef Connection* c
+        with nogil:
+            fair_lock(&self.lock)
+            c = self.find(connection)
+            if c != NULL:
+                c.closing = True
+                if buffer_length(&c.output) == 0:
+                    self.close_locked(c)
+                else:
+                    self.set_events(c)
+            self.tell_python()
+            fair_unlock(&self.lock)
+
+    def connections(self):
+        """(id, service, seconds since it last sent or received) of every connection."""
+        cdef int32_t i
+        cdef int64_t now = monotonic_ms()
+        result = []
+        fair_lock(&self.lock)
+        try:
+            for i in range(self.slot_count):
+                if self.slots[i] != NULL:
+                    result.append((self.slots[i].id, self.slots[i].service, (now - self.slots[i].active_ms) / 1000.0))
+        finally:
+            fair_unlock(&self.lock)
+        return result
+
+    def set_send_policy(self, *, bint enabled, int service, str region, str cluster, bint trace_on,
+                        int max_message_bytes, failures, int sync_flush_timeout_ms=5000):
+        """What the hot road needs to know of the broker; `failures`: status of the store → (code, remark)."""
+        cdef SendPolicy policy
+        cdef uint8_t host[8]
+        memset(&policy, 0, sizeof(policy))
+        trace = "true" if trace_on else "false"
+        if not all(c.isascii() and c.isprintable() and c not in '"\\' for c in region + cluster):
+            enabled = False  # text that would need escapes is left to the cold road
+        policy.enabled = enabled and self.hot and self.store is not None
+        policy.service = service
+        policy.max_message_bytes = max_message_bytes
+        added = f"MSG_REGION\x01{region}\x02TRACE_ON\x01{trace}\x02CLUSTER\x01{cluster}\x02".encode()
+        reply_json = f'","TRACE_ON":"{trace}","MSG_REGION":"{region}","queueOffset":"'.encode()
+        failure_json = f'{{"TRACE_ON":"{trace}","MSG_REGION":"{region}"}}'.encode()
+        reply_binary = b"".join(
+            len(k).to_bytes(2, "big") + k + len(v).to_bytes(4, "big") + v
+            for k, v in ((b"TRACE_ON", trace.encode()), (b"MSG_REGION", region.encode()))
+        )
+        if max(len(added), len(reply_json), len(failure_json), len(reply_binary)) > POLICY_TEXT_MAX:
+            raise UsageError("regionId and brokerClusterName are too long")
+        policy.added_length = len(added)
+        memcpy(policy.added, <const char*>added, len(added))
+        policy.reply_json_length = len(reply_json)
+        memcpy(policy.reply_json, <const char*>reply_json, len(reply_json))
+        policy.reply_binary_length = len(reply_binary)
+        memcpy(policy.reply_binary, <const char*>reply_binary, len(reply_binary))
+        policy.failure_json_length = len(failure_json)
+        memcpy(policy.failure_json, <const char*>failure_json, len(failure_json))
+        for status in range(FAILURE_STATUSES):
+            code, remark = failures.get(status, (1, "UNKNOWN_ERROR"))
+            text = remark.encode("ascii")[:FAILURE_REMARK_MAX]
+            policy.failures[status].code = code
+            policy.failures[status].remark_length = len(text)
+            memcpy(policy.failures[status].remark, <const char*>text, len(text))
+        if self.store is not None:
+            self.store.store_host(host)
+            put_hex(policy.store_host_hex, host, 8)
+        fair_lock(&self.lock)
+        self.policy = policy
+        self.sync_flush_timeout_ms = sync_flush_timeout_ms
+        fair_unlock(&self.lock)
+
+    @property
+    def cold_event_fd(self):
+        return self.cold_fd
+
+    def statistics(self):
+        """Counters since the start."""
+        return {
+            "connections": self.slot_count - self.free_count,
+            "turns": self.turns,
+            "frames": self.frames,
+            "hot_sends": self.hot_sends,
+            "received_bytes": self.received_bytes,
+            "sent_bytes": self.sent_bytes,
+        }
+
+
+cdef bint is_send_code(int32_t code) noexcept nogil:
+    """Codes that append on behalf of a producer: their order within a connection is kept."""
+    return (code == CODE_SEND_MESSAGE or code == CODE_SEND_MESSAGE_V2 or code == 320 or code == 324 or code == 325
+            or code == 36)
+
+
+cdef int32_t quick_code(const uint8_t* frame, uint32_t length) noexcept nogil:
+    """The request code where it is easy to see, -1 elsewhere. Every known client writes it first."""
+    cdef const uint8_t* p = frame + 8
+    cdef const uint8_t* end = frame + length
+    cdef int32_t code = 0
+    if frame[4] == SERIALIZE_ROCKETMQ:
+        return <int16_t>load_be16(p) if end - p >= 2 else -1
+    if end - p < 12 or memcmp(p, b'{"code":', 8) != 0:
+        return -1
+    p += 8
+    while p < end and c'0' <= p[0] <= c'9' and code < 1000000:
+        code = code * 10 + (p[0] - c'0')
+        p += 1
+    return code
+
+
+cdef void read_peer(Connection* c) noexcept nogil:
+    """The peer's address as the born host of its messages: IPv4, or IPv6 that is no mapped IPv4."""
+    cdef sockaddr_storage address
+    cdef socklen_t length = sizeof(address)
+    cdef sockaddr_in* v4
+    cdef sockaddr_in6* v6
+    cdef uint8_t mapped[12]
+    memset(c.host, 0, 20)
+    c.host_length = 8
+    memset(&address, 0, sizeof(address))
+    if getpeername(c.fd, <sockaddr*>&address, &length) < 0:
+        return
+    if address.ss_family == AF_INET:
+        v4 = <sockaddr_in*>&address
+        memcpy(c.host, &v4.sin_addr.s_addr, 4)
+        store_be32(c.host + 4, ntohs(v4.sin_port))
+    elif address.ss_family == AF_INET6:
+        v6 = <sockaddr_in6*>&address
+        memset(mapped, 0, 10)
+        mapped[10] = mapped[11] = 0xFF
+        if memcmp(v6.sin6_addr.s6_addr, mapped, 12) == 0:
+            memcpy(c.host, v6.sin6_addr.s6_addr + 12, 4)
+            store_be32(c.host + 4, ntohs(v6.sin6_port))
+        else:
+            memcpy(c.host, v6.sin6_addr.s6_addr, 16)
+            store_be32(c.host + 16, ntohs(v6.sin6_port))
+            c.host_length = 20
+
+
+cdef Parked* parked_new(int32_t count, size_t arena_length, size_t failure_length) noexcept nogil:
+    cdef Parked* block = <Parked*>calloc(1, sizeof(Parked))
+    if block == NULL:
+        return NULL
+    block.count = count
+    block.replies = <Staged*>calloc(count, sizeof(Staged))
+    block.arena = <uint8_t*>malloc(arena_length + 1)
+    if failure_length:
+        block.failure = <uint8_t*>malloc(failure_length)
+        block.failure_length = <int32_t>failure_length
+    if block.replies == NULL or block.arena == NULL or (failure_length and block.failure == NULL):
+        parked_free(block)
+        return NULL
+    return block
+
+
+cdef void parked_free(Parked* block) noexcept nogil:
+    free(block.replies)
+    free(block.arena)
+    free(block.failure)
+    free(block)

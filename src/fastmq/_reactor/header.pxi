@@ -1,0 +1,413 @@
+# Request headers of the hot codes, read in place.
+#
+# The reader takes what official clients send and nothing else: whatever it does not recognise at once (escapes in a
+# topic, numbers out of range, non-ASCII text, duplicate keys of meaning) makes the frame a cold one, which the complete
+# decoder in Python then accepts or refuses. So this file never has to say what is wrong with a frame.
+
+cdef enum:
+    CODE_SEND_MESSAGE = 10
+    CODE_SEND_MESSAGE_V2 = 310
+    SERIALIZE_JSON = 0
+    SERIALIZE_ROCKETMQ = 1
+    FLAG_RESPONSE = 1
+    FLAG_ONEWAY = 2
+    HEADER_BINARY_MIN = 21
+
+# A piece of the frame; `escaped` text still carries its JSON escapes.
+cdef struct Span:
+    const uint8_t* data
+    int32_t length
+    bint escaped
+
+cdef struct SendHeader:
+    int32_t code
+    int32_t opaque
+    int32_t flag
+    int32_t serialize
+    Span topic
+    Span properties
+    int32_t queue_id
+    int32_t sys_flag
+    int64_t born_timestamp_ms
+    int32_t message_flag
+    int32_t reconsume_times
+    bint batch
+    uint32_t seen               # bit per required field
+
+cdef enum:
+    SEEN_TOPIC = 1
+    SEEN_QUEUE_ID = 2
+    SEEN_SYS_FLAG = 4
+    SEEN_BORN = 8
+    SEEN_FLAG = 16
+    SEEN_CODE = 32
+    SEEN_OPAQUE = 64
+    SEEN_PRODUCER_GROUP = 128
+    SEEN_DEFAULT_TOPIC = 256
+    SEEN_DEFAULT_QUEUES = 512
+    SEEN_ALL_REQUIRED = 1023
+
+
+cdef bint span_int(const Span* span, int64_t low, int64_t high, int64_t* out) noexcept nogil:
+    """Decimal text as a number within [low, high]."""
+    cdef int64_t value = 0
+    cdef int32_t i = 0, digits
+    cdef bint negative = False
+    if span.escaped or span.length < 1:
+        return False
+    if span.data[0] == c'-':
+        negative = True
+        i = 1
+    digits = span.length - i
+    if digits < 1 or digits > 18:
+        return False
+    while i < span.length:
+        if span.data[i] < c'0' or span.data[i] > c'9':
+            return False
+        value = value * 10 + (span.data[i] - c'0')
+        i += 1
+    if negative:
+        value = -value
+    if value < low or value > high:
+        return False
+    out[0] = value
+    return True
+
+
+cdef inline bint span_is(const Span* span, const char* text, int32_t length) noexcept nogil:
+    return span.length == length and memcmp(span.data, text, length) == 0
+
+
+# The field a wire name stands for: the single letter of SendMessageRequestHeaderV2, or 0 if it has no meaning here.
+cdef uint8_t send_field(const Span* key, bint v2) noexcept nogil:
+    if v2:
+        return key.data[0] if key.length == 1 else 0
+    if key.length == 5:
+        if span_is(key, b"topic", 5):
+            return c'b'
+        if span_is(key, b"batch", 5):
+            return c'm'
+    elif key.length == 4:
+        if span_is(key, b"flag", 4):
+            return c'h'
+    elif key.length == 7:
+        if span_is(key, b"queueId", 7):
+            return c'e'
+        if span_is(key, b"sysFlag", 7):
+            return c'f'
+    elif key.length == 10:
+        if span_is(key, b"properties", 10):
+            return c'i'
+    elif key.length == 12:
+        if span_is(key, b"defaultTopic", 12):
+            return c'c'
+    elif key.length == 13:
+        if span_is(key, b"bornTimestamp", 13):
+            return c'g'
+        if span_is(key, b"producerGroup", 13):
+            return c'a'
+    elif key.length == 14:
+        if span_is(key, b"reconsumeTimes", 14):
+            return c'j'
+    elif key.length == 21:
+        if span_is(key, b"defaultTopicQueueNums", 21):
+            return c'd'
+    return 0
+
+
+cdef bint send_set_field(SendHeader* header, uint8_t field, const Span* value) noexcept nogil:
+    """Put one ext field where it belongs. False: leave this frame to the cold road."""
+    cdef int64_t number = 0
+    if field == c'a':
+        header.seen |= SEEN_PRODUCER_GROUP
+    elif field == c'b':
+        if value.escaped:
+            return False
+        header.topic = value[0]
+        header.seen |= SEEN_TOPIC
+    elif field == c'c':
+        header.seen |= SEEN_DEFAULT_TOPIC
+    elif field == c'd':
+        if not span_int(value, -0x7FFFFFFF, 0x7FFFFFFF, &number):
+            return False
+        header.seen |= SEEN_DEFAULT_QUEUES
+    elif field == c'e':
+        if not span_int(value, 0, 0x7FFFFFFF, &number):
+            return False
+        header.queue_id = <int32_t>number
+        header.seen |= SEEN_QUEUE_ID
+    elif field == c'f':
+        if not span_int(value, 0, 0x7FFFFFFF, &number):
+            return False
+        header.sys_flag = <int32_t>number
+        header.seen |= SEEN_SYS_FLAG
+    elif field == c'g':
+        if not span_int(value, 0, 0x7FFFFFFFFFFFFFFF, &number):
+            return False
+        header.born_timestamp_ms = number
+        header.seen |= SEEN_BORN
+    elif field == c'h':
+        if not span_int(value, -0x7FFFFFFF, 0x7FFFFFFF, &number):
+            return False
+        header.message_flag = <int32_t>number
+        header.seen |= SEEN_FLAG
+    elif field == c'i':
+        header.properties = value[0]
+    elif field == c'j':
+        if not span_int(value, 0, 0x7FFFFFFF, &number):
+            return False
+        header.reconsume_times = <int32_t>number
+    elif field == c'm':
+        if value.length == 5 and memcmp(value.data, b"false", 5) == 0:
+            header.batch = False
+        else:
+            header.batch = True
+    return True
+
+
+# --- JSON ---------------------------------------------------------------------------------------------------------
+
+cdef inline const uint8_t* skip_space(const uint8_t* p, const uint8_t* end) noexcept nogil:
+    while p < end and (p[0] == c' ' or p[0] == c'\n' or p[0] == c'\t' or p[0] == c'\r'):
+        p += 1
+    return p
+
+
+cdef const uint8_t* json_string(const uint8_t* p, const uint8_t* end, Span* out) noexcept nogil:
+    """A string that starts at its opening quote; returns the place after the closing one, or NULL."""
+    cdef uint8_t c
+    p += 1
+    out.data = p
+    out.escaped = False
+    while p < end:
+        c = p[0]
+        if c == c'"':
+            out.length = <int32_t>(p - out.data)
+            return p + 1
+        if c == c'\\':
+            out.escaped = True
+            p += 1
+            if p >= end:
+                return NULL
+        elif c < 0x20 or c >= 0x80:
+            return NULL
+        p += 1
+    return NULL
+
+
+cdef const uint8_t* json_scalar(const uint8_t* p, const uint8_t* end, Span* out) noexcept nogil:
+    """A string, number, true or false; null and structures are left to the cold road."""
+    if p >= end:
+        return NULL
+    if p[0] == c'"':
+        return json_string(p, end, out)
+    out.data = p
+    out.escaped = False
+    while p < end and (p[0] == c'-' or (c'0' <= p[0] <= c'9') or (c'a' <= p[0] <= c'z')):
+        p += 1
+    out.length = <int32_t>(p - out.data)
+    if out.length == 0 or out.data[0] == c'n':
+        return NULL
+    if c'a' <= out.data[0] <= c'z' and not span_is(out, b"true", 4) and not span_is(out, b"false", 5):
+        return NULL
+    return p
+
+
+cdef const uint8_t* json_ext_fields(const uint8_t* p, const uint8_t* end, SendHeader* header) noexcept nogil:
+    cdef Span key, value
+    cdef bint v2 = header.code == CODE_SEND_MESSAGE_V2
+    if p >= end or p[0] != c'{':
+        return NULL
+    p = skip_space(p + 1, end)
+    if p < end and p[0] == c'}':
+        return p + 1
+    while p < end:
+        if p[0] != c'"':
+            return NULL
+        p = json_string(p, end, &key)
+        if p == NULL or key.escaped:
+            return NULL
+        p = skip_space(p, end)
+        if p >= end or p[0] != c':':
+            return NULL
+        p = json_scalar(skip_space(p + 1, end), end, &value)
+        if p == NULL or not send_set_field(header, send_field(&key, v2), &value):
+            return NULL
+        p = skip_space(p, end)
+        if p >= end:
+            return NULL
+        if p[0] == c'}':
+            return p + 1
+        if p[0] != c',':
+            return NULL
+        p = skip_space(p + 1, end)
+    return NULL
+
+
+cdef bint read_json_header(const uint8_t* p, const uint8_t* end, SendHeader* header) noexcept nogil:
+    """A whole JSON header of a send. The code has to come before extFields, as every official client has it."""
+    cdef Span key, value
+    cdef int64_t number = 0
+    p = skip_space(p, end)
+    if p >= end or p[0] != c'{':
+        return False
+    p = skip_space(p + 1, end)
+    while p < end:
+        if p[0] != c'"':
+            return False
+        p = json_string(p, end, &key)
+        if p == NULL or key.escaped:
+            return False
+        p = skip_space(p, end)
+        if p >= end or p[0] != c':':
+            return False
+        p = skip_space(p + 1, end)
+        if span_is(&key, b"extFields", 9):
+            if not header.seen & SEEN_CODE:
+                return False
+            p = json_ext_fields(p, end, header)
+            if p == NULL:
+                return False
+        else:
+            p = json_scalar(p, end, &value)
+            if p == NULL:
+                return False
+            if span_is(&key, b"code", 4):
+                if not span_int(&value, 0, 0x7FFFFFFF, &number):
+                    return False
+                header.code = <int32_t>number
+                if header.code != CODE_SEND_MESSAGE_V2 and header.code != CODE_SEND_MESSAGE:
+                    return False
+                header.seen |= SEEN_CODE
+            elif span_is(&key, b"opaque", 6):
+                if not span_int(&value, -0x80000000, 0x7FFFFFFF, &number):
+                    return False
+                header.opaque = <int32_t>number
+                header.seen |= SEEN_OPAQUE
+            elif span_is(&key, b"flag", 4):
+                if not span_int(&value, 0, 0x7FFFFFFF, &number):
+                    return False
+                header.flag = <int32_t>number
+        p = skip_space(p, end)
+        if p >= end:
+            return False
+        if p[0] == c'}':
+            return skip_space(p + 1, end) == end
+        if p[0] != c',':
+            return False
+        p = skip_space(p + 1, end)
+    return False
+
+
+# --- ROCKETMQ (binary) ----------------------------------------------------------------------------------------------
+
+cdef bint read_binary_header(const uint8_t* p, const uint8_t* end, SendHeader* header) noexcept nogil:
+    cdef uint32_t remark_length, ext_length, value_length
+    cdef uint16_t key_length
+    cdef Span key, value
+    cdef bint v2
+    cdef int32_t i
+    if end - p < HEADER_BINARY_MIN:
+        return False
+    header.code = <int16_t>load_be16(p)
+    if header.code != CODE_SEND_MESSAGE_V2 and header.code != CODE_SEND_MESSAGE:
+        return False
+    header.opaque = <int32_t>load_be32(p + 5)
+    header.flag = <int32_t>load_be32(p + 9)
+    header.seen |= SEEN_CODE | SEEN_OPAQUE
+    v2 = header.code == CODE_SEND_MESSAGE_V2
+    remark_length = load_be32(p + 13)
+    p += 17
+    if remark_length > <uint32_t>(end - p) - 4:
+        return False
+    p += remark_length
+    ext_length = load_be32(p)
+    p += 4
+    if ext_length != <uint32_t>(end - p):
+        return False
+    while p < end:
+        if end - p < 2:
+            return False
+        key_length = load_be16(p)
+        p += 2
+        if key_length == 0 or key_length > 0x7FFF or key_length + 4 > end - p:
+            return False
+        key.data = p
+        key.length = key_length
+        key.escaped = False
+        p += key_length
+        value_length = load_be32(p)
+        p += 4
+        if value_length == 0 or value_length > <uint32_t>(end - p):
+            return False
+        value.data = p
+        value.length = <int32_t>value_length
+        value.escaped = False
+        for i in range(value.length):
+            if value.data[i] >= 0x80:
+                return False
+        p += value_length
+        if not send_set_field(header, send_field(&key, v2), &value):
+            return False
+    return True
+
+
+cdef int32_t unescape(const Span* span, uint8_t* out, int32_t capacity) noexcept nogil:
+    """JSON text of a span as bytes; -1 if it does not fit or holds anything but ASCII."""
+    cdef const uint8_t* p = span.data
+    cdef const uint8_t* end = p + span.length
+    cdef int32_t n = 0, i
+    cdef uint32_t value
+    cdef uint8_t c
+    if not span.escaped:
+        if span.length > capacity:
+            return -1
+        memcpy(out, p, span.length)
+        return span.length
+    while p < end:
+        if n >= capacity:
+            return -1
+        c = p[0]
+        if c != c'\\':
+            out[n] = c
+            n += 1
+            p += 1
+            continue
+        if p + 1 >= end:
+            return -1
+        c = p[1]
+        p += 2
+        if c == c'u':
+            if end - p < 4:
+                return -1
+            value = 0
+            for i in range(4):
+                c = p[i]
+                if c'0' <= c <= c'9':
+                    value = value * 16 + (c - c'0')
+                elif c'a' <= c <= c'f':
+                    value = value * 16 + (c - c'a' + 10)
+                elif c'A' <= c <= c'F':
+                    value = value * 16 + (c - c'A' + 10)
+                else:
+                    return -1
+            if value >= 0x80:
+                return -1
+            p += 4
+            out[n] = <uint8_t>value
+        elif c == c'n':
+            out[n] = 10
+        elif c == c't':
+            out[n] = 9
+        elif c == c'r':
+            out[n] = 13
+        elif c == c'b':
+            out[n] = 8
+        elif c == c'f':
+            out[n] = 12
+        elif c == c'"' or c == c'\\' or c == c'/':
+            out[n] = c
+        else:
+            return -1
+        n += 1
+    return n

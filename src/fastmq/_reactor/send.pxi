@@ -1,0 +1,273 @@
+# The hot road of SEND_MESSAGE and SEND_MESSAGE_V2: a plain message to an ordinary topic.
+#
+# It must not differ from the cold road (broker/handlers/send.py) in one byte that a client or a file can see; whatever
+# it is not sure of it leaves alone by answering False, before anything was placed.
+
+cdef enum:
+    SCRATCH_BYTES = 33024           # properties of a message: at most 32,767 bytes and a final separator
+    PROPERTIES_MAX = 32767
+    PROPERTY_ITEMS_MAX = 24         # more than that: cold
+    UNIQUE_KEY_MAX = 256
+    POLICY_TEXT_MAX = 1024
+    REPLY_MAX = 1024 + UNIQUE_KEY_MAX
+
+    FAILURE_STATUSES = 16
+    FAILURE_REMARK_MAX = 256
+
+    SYS_FLAG_COLD = 0xCC            # transaction bits, inner batch bits
+    SYS_FLAG_HOSTS = 0x30           # set by the store from the address families
+    SYS_FLAG_MULTI_TAGS = 0x2
+
+    NAME_SEPARATOR = 1
+    ITEM_SEPARATOR = 2
+
+# How a status of the store is answered; the broker's own table, so that both roads say the same.
+cdef struct Failure:
+    int32_t code
+    int32_t remark_length
+    uint8_t remark[FAILURE_REMARK_MAX]
+
+# What the hot road needs to know of the broker; filled by Reactor.set_send_policy.
+cdef struct SendPolicy:
+    bint enabled
+    int32_t service
+    int32_t max_message_bytes
+    int32_t added_length            # properties the broker adds to every plain send
+    int32_t reply_json_length
+    int32_t reply_binary_length
+    uint8_t added[POLICY_TEXT_MAX]
+    uint8_t reply_json[POLICY_TEXT_MAX]         # ","TRACE_ON":"true","MSG_REGION":"...","queueOffset":"
+    uint8_t reply_binary[POLICY_TEXT_MAX]       # the TRACE_ON and MSG_REGION entries
+    int32_t failure_json_length
+    uint8_t failure_json[POLICY_TEXT_MAX]       # {"TRACE_ON":"true","MSG_REGION":"..."}
+    uint8_t store_host_hex[16]                  # the first half of every offset message id
+    Failure failures[FAILURE_STATUSES]          # by status of the store
+
+cdef const char* HEX = b"0123456789ABCDEF"
+
+
+cdef inline int32_t put_decimal(uint8_t* out, int64_t value) noexcept nogil:
+    cdef uint8_t digits[24]
+    cdef int32_t n = 0, length = 0
+    cdef uint64_t rest
+    if value < 0:
+        out[0] = c'-'
+        length = 1
+        rest = <uint64_t>(-(value + 1)) + 1
+    else:
+        rest = <uint64_t>value
+    while True:
+        digits[n] = <uint8_t>(c'0' + rest % 10)
+        rest //= 10
+        n += 1
+        if rest == 0:
+            break
+    while n:
+        n -= 1
+        out[length] = digits[n]
+        length += 1
+    return length
+
+
+cdef inline void put_hex(uint8_t* out, const uint8_t* data, int32_t length) noexcept nogil:
+    cdef int32_t i
+    for i in range(length):
+        out[2 * i] = HEX[data[i] >> 4]
+        out[2 * i + 1] = HEX[data[i] & 15]
+
+
+cdef inline uint8_t* put_bytes(uint8_t* out, const void* data, size_t length) noexcept nogil:
+    memcpy(out, data, length)
+    return out + length
+
+
+cdef bint property_is_cold(const uint8_t* name, int32_t length) noexcept nogil:
+    """Names that make a send more than a plain one, or that the broker itself sets."""
+    cdef uint8_t first = name[0]
+    if first == c'D':
+        return (length == 5 and memcmp(name, b"DELAY", 5) == 0) or (length == 8 and memcmp(name, b"DUP_INFO", 8) == 0)
+    if first == c'T':
+        if length >= 6 and memcmp(name, b"TIMER_", 6) == 0:
+            return True
+        return (length == 8 and (memcmp(name, b"TRAN_MSG", 8) == 0 or memcmp(name, b"TRACE_ON", 8) == 0))
+    if first == c'M':
+        return length == 10 and memcmp(name, b"MSG_REGION", 10) == 0
+    if first == c'C':
+        return length == 7 and memcmp(name, b"CLUSTER", 7) == 0
+    if first == c'P':
+        return length == 6 and memcmp(name, b"POP_CK", 6) == 0
+    if first == c'I':
+        return length >= 6 and memcmp(name, b"INNER_", 6) == 0
+    if first == c'_':
+        return length == 8 and memcmp(name, b"__CRC32#", 8) == 0
+    return False
+
+
+cdef struct PropertyView:
+    int64_t tags_code
+    const uint8_t* unique_key
+    int32_t unique_key_length
+    bint waits                      # WAIT is absent or true
+
+
+cdef bint read_properties(const uint8_t* text, int32_t length, PropertyView* view) noexcept nogil:
+    """Walk `name \\x01 value \\x02` items; False for anything that is not a plain, well-formed list."""
+    cdef const uint8_t* p = text
+    cdef const uint8_t* end = text + length
+    cdef const uint8_t* value
+    cdef const uint8_t* stop
+    cdef const uint8_t* names[PROPERTY_ITEMS_MAX]
+    cdef int32_t lengths[PROPERTY_ITEMS_MAX]
+    cdef int32_t count = 0, name_length, value_length, i
+    cdef uint32_t code
+    view.tags_code = 0
+    view.unique_key = NULL
+    view.unique_key_length = 0
+    view.waits = True
+    while p < end:
+        value = p
+        while value < end and value[0] != NAME_SEPARATOR:
+            if value[0] == ITEM_SEPARATOR or value[0] >= 0x80 or value[0] == 0:
+                return False
+            value += 1
+        if value >= end:
+            return False
+        name_length = <int32_t>(value - p)
+        value += 1
+        stop = value
+        while stop < end and stop[0] != ITEM_SEPARATOR:
+            if stop[0] == NAME_SEPARATOR or stop[0] >= 0x80:
+                return False
+            stop += 1
+        if stop >= end:
+            return False
+        value_length = <int32_t>(stop - value)
+        if name_length == 0 or value_length == 0 or count == PROPERTY_ITEMS_MAX or property_is_cold(p, name_length):
+            return False
+        for i in range(count):
+            if lengths[i] == name_length and memcmp(names[i], p, name_length) == 0:
+                return False
+        names[count] = p
+        lengths[count] = name_length
+        count += 1
+        if name_length == 4 and memcmp(p, b"TAGS", 4) == 0:
+            code = 0
+            for i in range(value_length):
+                code = code * 31 + value[i]
+            view.tags_code = <int32_t>code
+        elif name_length == 4 and memcmp(p, b"WAIT", 4) == 0:
+            view.waits = value_length == 4 and memcmp(value, b"true", 4) == 0
+        elif name_length == 8 and memcmp(p, b"UNIQ_KEY", 8) == 0:
+            if value_length > UNIQUE_KEY_MAX:
+                return False
+            for i in range(value_length):
+                if value[i] < 0x21 or value[i] > 0x7E or value[i] == c'"' or value[i] == c'\\':
+                    return False
+            view.unique_key = value
+            view.unique_key_length = value_length
+        p = stop + 1
+    return view.unique_key != NULL
+
+
+cdef int32_t put_send_reply(uint8_t* out, const SendPolicy* policy, const SendHeader* header,
+                            const PropertyView* view, int32_t queue_id, const Placed* placed) noexcept nogil:
+    """The frame that answers a send: queueId, transactionId, msgId, TRACE_ON, MSG_REGION, queueOffset."""
+    cdef uint8_t* p = out + 8
+    cdef uint8_t* ext
+    cdef uint8_t number[8]
+    cdef uint8_t text[24]
+    cdef int32_t length
+    store_be32(number, <uint32_t>(<uint64_t>placed.log_offset >> 32))
+    store_be32(number + 4, <uint32_t>placed.log_offset)
+    if header.serialize == SERIALIZE_JSON:
+        p = put_bytes(p, b'{"code":0,"extFields":{"queueId":"', 34)
+        p += put_decimal(p, queue_id)
+        p = put_bytes(p, b'","transactionId":"', 19)
+        p = put_bytes(p, view.unique_key, view.unique_key_length)
+        p = put_bytes(p, b'","msgId":"', 11)
+        p = put_bytes(p, policy.store_host_hex, 16)
+        put_hex(p, number, 8)
+        p += 16
+        p = put_bytes(p, policy.reply_json, policy.reply_json_length)
+        p += put_decimal(p, placed.queue_offset)
+        p = put_bytes(p, b'"},"flag":1,"language":"JAVA","opaque":', 39)
+        p += put_decimal(p, header.opaque)
+        p = put_bytes(p, b',"serializeTypeCurrentRPC":"JSON","version":479}', 48)
+    else:
+        store_be16(p, 0)
+        p[2] = 0
+        store_be16(p + 3, 479)
+        store_be32(p + 5, <uint32_t>header.opaque)
+        store_be32(p + 9, FLAG_RESPONSE)
+        store_be32(p + 13, 0)
+        ext = p + 17
+        p += 21
+        length = put_decimal(text, queue_id)
+        p = put_bytes(p, b"\x00\x07queueId\x00\x00\x00", 12)
+        p[0] = <uint8_t>length
+        p = put_bytes(p + 1, text, length)
+        p = put_bytes(p, b"\x00\x0dtransactionId", 15)
+        store_be32(p, view.unique_key_length)
+        p = put_bytes(p + 4, view.unique_key, view.unique_key_length)
+        p = put_bytes(p, b"\x00\x05msgId\x00\x00\x00\x20", 11)
+        p = put_bytes(p, policy.store_host_hex, 16)
+        put_hex(p, number, 8)
+        p += 16
+        p = put_bytes(p, policy.reply_binary, policy.reply_binary_length)
+        length = put_decimal(text, placed.queue_offset)
+        p = put_bytes(p, b"\x00\x0bqueueOffset\x00\x00\x00", 16)
+        p[0] = <uint8_t>length
+        p = put_bytes(p + 1, text, length)
+        store_be32(ext, <uint32_t>(p - ext - 4))
+    length = <int32_t>(p - out)
+    store_be32(out, length - 4)
+    store_be32(out + 4, (<uint32_t>header.serialize << 24) | (length - 8))
+    return length
+
+
+cdef int32_t put_failure_reply(uint8_t* out, const SendPolicy* policy, const Failure* failure,
+                               int32_t serialize, int32_t opaque) noexcept nogil:
+    """The frame that refuses a send: code, remark, and the region fields that every answer to a send carries."""
+    cdef uint8_t* p = out + 8
+    cdef int32_t length
+    if serialize == SERIALIZE_JSON:
+        p = put_bytes(p, b'{"code":', 8)
+        p += put_decimal(p, failure.code)
+        p = put_bytes(p, b',"extFields":', 13)
+        p = put_bytes(p, policy.failure_json, policy.failure_json_length)
+        p = put_bytes(p, b',"flag":1,"language":"JAVA","opaque":', 37)
+        p += put_decimal(p, opaque)
+        p = put_bytes(p, b',"remark":"', 11)
+        p = put_bytes(p, failure.remark, failure.remark_length)
+        p = put_bytes(p, b'","serializeTypeCurrentRPC":"JSON","version":479}', 49)
+    else:
+        store_be16(p, <uint32_t>failure.code)
+        p[2] = 0
+        store_be16(p + 3, 479)
+        store_be32(p + 5, <uint32_t>opaque)
+        store_be32(p + 9, FLAG_RESPONSE)
+        store_be32(p + 13, failure.remark_length)
+        p = put_bytes(p + 17, failure.remark, failure.remark_length)
+        store_be32(p, policy.reply_binary_length)
+        p = put_bytes(p + 4, policy.reply_binary, policy.reply_binary_length)
+    length = <int32_t>(p - out)
+    store_be32(out, length - 4)
+    store_be32(out + 4, (<uint32_t>serialize << 24) | (length - 8))
+    return length
+
+
+cdef int32_t patch_code(uint8_t* out, const uint8_t* frame, int32_t length, int32_t code) noexcept nogil:
+    """Copy a success frame with another two-digit code in it (FLUSH_DISK_TIMEOUT); returns the new length."""
+    if frame[4] == SERIALIZE_JSON:
+        # the header begins with {"code":0, so that the only digit stands at byte 16 of the frame
+        memcpy(out, frame, 16)
+        out[16] = <uint8_t>(c'0' + code // 10)
+        out[17] = <uint8_t>(c'0' + code % 10)
+        memcpy(out + 18, frame + 17, length - 17)
+        length += 1
+        store_be32(out, length - 4)
+        store_be32(out + 4, load_be32(out + 4) + 1)
+    else:
+        memcpy(out, frame, length)
+        store_be16(out + 8, <uint32_t>code)
+    return length

@@ -1,0 +1,256 @@
+"""Delayed messages: from SCHEDULE_TOPIC_XXXX to their real topic when they are due (RocketMQ's ScheduleMessageService).
+
+Level n lies in queue n - 1 of the schedule topic; the tag code of an entry is its delivery time. Within a level the
+delays are equal, so the head of the queue is always the next one due. Per level there is one number: the queue offset
+of the head. It is kept in `config/delayOffset.json`.
+
+At least once: the offset moves only after the message was stored in its real topic, and the file only ever says what
+lies behind messages that are flushed to disk. After a crash some messages are delivered again.
+Never early: a message is due when the wall clock has reached its time. A time further ahead than the delay of its level
+means that the clock was set back; such a message counts as due, as in RocketMQ.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import trio
+
+from fastmq._store import ST_OK, Appended
+from fastmq.clock import Clock
+from fastmq.errors import ProtocolError, StoreError
+from fastmq.protocol import message as m
+from fastmq.protocol import names
+from fastmq.protocol.bodies import DataVersion, dumps
+from fastmq.protocol.fields import parse_int32, parse_int64
+from fastmq.store.tables import load_json, save_json
+
+log = logging.getLogger("fastmq.broker.delay")
+
+RETRY_MS: Final = 100  # after a message could not be stored
+CLOCK_CHECK_MS: Final = 1000  # longest sleep: the wall clock may have been set meanwhile
+ENTRIES_A_LEVEL: Final = 64  # entries of one level per round, so that no level makes the others late
+
+
+class DelayStore(Protocol):
+    """What delivery needs of the store."""
+
+    @property
+    def written_offset(self) -> int: ...
+    @property
+    def flushed_offset(self) -> int: ...
+    def request_flush(self) -> None: ...
+    def queue_offsets(self, topic: str, queue_id: int) -> tuple[int, int] | None: ...
+    def queue_entries(self, topic: str, queue_id: int, offset: int, count: int) -> list[tuple[int, int, int]]: ...
+    def read_record(self, log_offset: int) -> bytes | None: ...
+    def watch(self, topic: str, queue_id: int, on: bool = True) -> int: ...
+    def put(
+        self, topic: str, queue_id: int, body: bytes | memoryview, properties: bytes, *, flag: int = 0,
+        sys_flag: int = 0, born_timestamp_ms: int = 0, born_host: tuple[str, int] = ("127.0.0.1", 0),
+        reconsume_times: int = 0, prepared_offset: int = 0, tags_code: int | None = None,
+    ) -> Appended: ...  # fmt: skip
+
+
+@dataclass(slots=True)
+class Due:
+    """Outcome of a round. `next_ms`: wall time at which there is something to do again, None for not before a wake-up."""
+
+    delivered: int = 0
+    next_ms: int | None = None
+
+    def at(self, wall_ms: int) -> None:
+        """There is something to do at that time."""
+        self.next_ms = wall_ms if self.next_ms is None else min(self.next_ms, wall_ms)
+
+
+class DelayDelivery:
+    """The levels and how far each has come. `levels_ms`: the delay of each level, the first level first.
+
+    Raises StoreError from the constructor if the file (and its backup) cannot be read.
+    """
+
+    def __init__(
+        self,
+        path: str | None,
+        *,
+        store: DelayStore,
+        levels_ms: Sequence[int],
+        clock: Clock,
+        version_step: Callable[[], int] = lambda: 200,
+        on_delivered: Callable[[str, int, Appended], None] = lambda _topic, _queue_id, _appended: None,
+    ) -> None:
+        self._path = path
+        self._store = store
+        self._levels_ms = tuple(levels_ms)
+        self._clock = clock
+        self._version_step = version_step
+        self._on_delivered = on_delivered
+        self._offsets: dict[int, int] = {}
+        self._stuck: set[int] = set()
+        self._updates = 0
+        self._saved: dict[int, int] = {}
+        self._unsaved: tuple[int, dict[int, int]] | None = None  # (log offset that must be flushed, offsets)
+        self._wake = trio.Event()
+        self.data_version = DataVersion(counter=0, state_version=0, timestamp=clock.wall_ms())
+        self._load()
+
+    # --- the core: no waiting ----------------------------------------------------------------------------------------
+
+    def due(self, now_ms: int) -> Due:
+        """Deliver what is due at a wall time, a bounded number of messages per level."""
+        outcome = Due()
+        for level in range(1, len(self._levels_ms) + 1):
+            self._deliver_level(level, now_ms, outcome)
+        return outcome
+
+    def offsets(self) -> dict[int, int]:
+        """Queue offset of the next message of each level that ever had one; a copy."""
+        return dict(self._offsets)
+
+    def to_body(self) -> dict[str, Any]:
+        """The offsets as RocketMQ's DelayOffsetSerializeWrapper has them: also the content of the file."""
+        return self._body(self._offsets)
+
+    def _deliver_level(self, level: int, now_ms: int, outcome: Due) -> None:
+        queue_id = level - 1
+        end = self._store.watch(names.SCHEDULE_TOPIC, queue_id)
+        offset = self._head(level)
+        if offset >= end:
+            return
+        entries = self._store.queue_entries(names.SCHEDULE_TOPIC, queue_id, offset, ENTRIES_A_LEVEL)
+        for log_offset, _size, deliver_ms in entries:
+            if deliver_ms > now_ms + self._levels_ms[queue_id]:
+                deliver_ms = now_ms
+            if deliver_ms > now_ms:
+                outcome.at(deliver_ms)
+                return
+            if not self._deliver(level, offset, log_offset):
+                outcome.at(now_ms + RETRY_MS)
+                return
+            offset += 1
+            self._advance(level, offset)
+            outcome.delivered += 1
+        if offset < end:
+            outcome.at(now_ms if entries else now_ms + RETRY_MS)
+
+    def _head(self, level: int) -> int:
+        """The next offset of a level, within what the queue has."""
+        offset = self._offsets.get(level, 0)
+        bounds = self._store.queue_offsets(names.SCHEDULE_TOPIC, level - 1)
+        if bounds is not None and not bounds[0] <= offset <= bounds[1]:
+            border = bounds[0] if offset < bounds[0] else bounds[1]
+            log.warning("delay level %d: offset %d is outside the queue's %s, going on at %d", level, offset, bounds, border)
+            self._advance(level, border)
+            return border
+        return offset
+
+    def _deliver(self, level: int, offset: int, log_offset: int) -> bool:
+        """Store one message in its real topic. False: not possible now. What can never be delivered is passed over."""
+        record = self._store.read_record(log_offset)
+        if record is None:
+            log.error("delay level %d, offset %d: no message at log offset %d, passed over", level, offset, log_offset)
+            return True
+        try:
+            message, _ = m.decode_message(record)
+        except ProtocolError as error:
+            log.error("delay level %d, offset %d: passed over: %s", level, offset, error)
+            return True
+        properties = message.property_map
+        topic = properties.get(m.PROPERTY_REAL_TOPIC)
+        queue_id = parse_int32(properties.get(m.PROPERTY_REAL_QUEUE_ID))
+        if topic is None or queue_id is None or queue_id < 0 or topic in (names.TRANS_HALF_TOPIC, names.SCHEDULE_TOPIC):
+            log.error("delay level %d, offset %d: no real topic and queue to go to, passed over", level, offset)
+            return True
+        appended = self._store.put(
+            topic,
+            queue_id,
+            message.body,
+            message.properties,
+            flag=message.flag,
+            sys_flag=message.sys_flag & ~(m.BORN_HOST_V6_FLAG | m.STORE_HOST_V6_FLAG),
+            born_timestamp_ms=message.born_timestamp,
+            born_host=message.born_host,
+            reconsume_times=message.reconsume_times,
+        )
+        if appended.status != ST_OK:
+            if level not in self._stuck:
+                self._stuck.add(level)
+                log.error("delay level %d, offset %d: store status %d, trying again", level, offset, appended.status)
+            return False
+        self._stuck.discard(level)
+        self._on_delivered(topic, queue_id, appended)
+        return True
+
+    def _advance(self, level: int, offset: int) -> None:
+        self._offsets[level] = offset
+        self._updates += 1
+        if self._updates % self._version_step() == 0:
+            self.data_version = self.data_version.next_version(self._clock.wall_ms())
+
+    # --- the loop ----------------------------------------------------------------------------------------------------
+
+    def moved(self) -> None:
+        """The schedule topic has new messages."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Deliver until cancelled."""
+        while True:
+            self._wake = trio.Event()
+            now_ms = self._clock.wall_ms()
+            outcome = self.due(now_ms)
+            if outcome.next_ms is not None and outcome.next_ms <= now_ms:
+                await trio.lowlevel.checkpoint()
+                continue
+            wait_ms = CLOCK_CHECK_MS if outcome.next_ms is None else min(CLOCK_CHECK_MS, outcome.next_ms - now_ms)
+            with trio.move_on_after(wait_ms / 1000):
+                await self._wake.wait()
+
+    # --- file --------------------------------------------------------------------------------------------------------
+
+    def take_snapshot(self) -> bytes | None:
+        """What may be saved now, or None: the offsets of an earlier call once all they stand for is on disk."""
+        ready: bytes | None = None
+        if self._unsaved is not None and self._store.flushed_offset >= self._unsaved[0]:
+            ready = dumps(self._body(self._unsaved[1]))
+            self._saved = self._unsaved[1]
+            self._unsaved = None
+        if self._unsaved is None and self._offsets != self._saved:
+            self._unsaved = self._store.written_offset, dict(self._offsets)
+            self._store.request_flush()
+        return ready
+
+    def save(self, snapshot: bytes) -> None:
+        """Write a snapshot; blocks on the disk."""
+        if self._path is not None:
+            save_json(self._path, snapshot)
+
+    def persist(self) -> bool:
+        """Write the present offsets if their messages are on disk; whether nothing is left to write."""
+        for _ in range(2):
+            snapshot = self.take_snapshot()
+            if snapshot is not None:
+                self.save(snapshot)
+        return self._unsaved is None
+
+    def _body(self, offsets: dict[int, int]) -> dict[str, Any]:
+        return {"dataVersion": self.data_version, "offsetTable": dict(sorted(offsets.items()))}
+
+    def _load(self) -> None:
+        content = load_json(self._path) if self._path is not None else None
+        if content is None:
+            return
+        if isinstance(version := content.get("dataVersion"), dict):
+            self.data_version = DataVersion.from_json(version)
+        table = content.get("offsetTable") or {}
+        if not isinstance(table, dict):
+            raise StoreError(f"{self._path}: offsetTable is not an object")
+        for key, offset in table.items():
+            level = parse_int64(key)
+            if level is None or type(offset) is not int:
+                raise StoreError(f"{self._path}: level {key!r} is at {offset!r}")
+            self._offsets[level] = offset
+        self._saved = dict(self._offsets)

@@ -1,0 +1,360 @@
+"""Who is connected and how far everybody has come: what consumerProgress, consumerConnection and the Dashboard show.
+
+Bodies with a MessageQueue as key have it as an object literal, which is what every client reads. Reading store times
+of many queues happens in a worker thread; what the broker knows in memory is collected before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from fastmq.net.server import Reply
+from fastmq.protocol import names
+from fastmq.protocol.bodies import DataVersion, MessageQueue, TopicConfig, dumps
+from fastmq.protocol.codes import LANGUAGE_NAMES, RequestCode, ResponseCode
+from fastmq.protocol.headers import (
+    CloneGroupOffsetRequest,
+    GetBrokerConsumeStatsRequest,
+    GetConsumerConnectionListRequest,
+    GetConsumeStatsRequest,
+    GetProducerConnectionListRequest,
+    QueryConsumeTimeSpanRequest,
+    QueryCorrectionOffsetRequest,
+    QuerySubscriptionByConsumerRequest,
+    QueryTopicConsumeByWhoRequest,
+    QueryTopicsByConsumerRequest,
+)
+
+if TYPE_CHECKING:
+    from fastmq._store import Store
+    from fastmq.broker.app import Broker
+    from fastmq.broker.dispatch import Handler
+    from fastmq.broker.state.sessions import ClientChannel
+    from fastmq.net.server import Peer
+    from fastmq.protocol.command import Command
+
+
+# --- connections ------------------------------------------------------------------------------------------------------
+
+
+def language_name(language: str | int) -> str:
+    """A language as tools can read it: their enum knows only these names."""
+    if isinstance(language, int):
+        return LANGUAGE_NAMES.get(language, "OTHER")
+    return language
+
+
+def _connection(channel: ClientChannel) -> dict[str, Any]:
+    return {
+        "clientAddr": channel.peer.address,
+        "clientId": channel.client_id,
+        "language": language_name(channel.language),
+        "version": channel.version,
+    }
+
+
+def get_consumer_connections(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """GET_CONSUMER_CONNECTION_LIST (203)."""
+    group = GetConsumerConnectionListRequest.decode(request.ext).consumer_group
+    info = broker.sessions.consumer_group(group)
+    if info is None:
+        return Reply(ResponseCode.CONSUMER_NOT_ONLINE, f"the consumer group[{group}] not online")
+    return Reply(
+        body=dumps(
+            {
+                "connectionSet": [_connection(channel) for channel in info.channels.values()],
+                "consumeFromWhere": info.consume_from_where,
+                "consumeType": info.consume_type,
+                "messageModel": info.message_model,
+                "subscriptionTable": dict(sorted(info.subscriptions.items())),
+            }
+        )
+    )
+
+
+def get_producer_connections(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """GET_PRODUCER_CONNECTION_LIST (204)."""
+    group = GetProducerConnectionListRequest.decode(request.ext).producer_group
+    channels = broker.sessions.producers(group)
+    if not channels:
+        return Reply(ResponseCode.SYSTEM_ERROR, f"the producer group[{group}] not exist")
+    return Reply(body=dumps({"connectionSet": [_connection(channel) for channel in channels]}))
+
+
+def get_all_producers(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """GET_ALL_PRODUCER_INFO (328)."""
+    groups = broker.sessions.producer_groups()
+    data = {
+        group: [
+            {
+                "clientId": channel.client_id,
+                "language": language_name(channel.language),
+                "lastUpdateTimestamp": channel.last_update_ms,
+                "remoteIP": f"/{channel.peer.address}",
+                "version": channel.version,
+            }
+            for channel in groups[group]
+        ]
+        for group in sorted(groups)
+    }
+    return Reply(body=dumps({"data": data}))
+
+
+# --- who consumes what ------------------------------------------------------------------------------------------------
+
+
+def query_topic_consume_by_who(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """QUERY_TOPIC_CONSUME_BY_WHO (300): groups that are online with the topic, and groups that have offsets on it."""
+    topic = QueryTopicConsumeByWhoRequest.decode(request.ext).topic
+    groups = broker.sessions.groups_subscribing(topic) | broker.offsets.groups_of_topic(topic)
+    return Reply(body=dumps({"groupList": sorted(groups)}))
+
+
+def query_topics_by_consumer(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """QUERY_TOPICS_BY_CONSUMER (343): topics the group has offsets on."""
+    group = QueryTopicsByConsumerRequest.decode(request.ext).group
+    topics = sorted(broker.offsets.topics_of_group(group))
+    return Reply(body=dumps({"brokerAddr": broker_address(broker), "topicList": topics}))
+
+
+def query_subscription_by_consumer(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """QUERY_SUBSCRIPTION_BY_CONSUMER (345)."""
+    header = QuerySubscriptionByConsumerRequest.decode(request.ext)
+    subscription = broker.sessions.find_subscription(header.group, header.topic or "")
+    return Reply(body=dumps({"group": header.group, "subscriptionData": subscription, "topic": header.topic}))
+
+
+def broker_address(broker: Broker) -> str:
+    """`ip:port` as the broker registers it and as it stands in message ids."""
+    return f"{broker.config.broker_ip1}:{broker.config.listen_port}"
+
+
+# --- progress ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Progress:
+    """One queue and what a group has read of it: offsets from the broker's tables, then end and time from the store."""
+
+    topic: str
+    queue_id: int
+    consumer_offset: int
+    pull_offset: int
+    broker_offset: int = 0
+    last_timestamp_ms: int = 0
+
+    def to_json(self) -> dict[str, int]:
+        return {
+            "brokerOffset": self.broker_offset,
+            "consumerOffset": self.consumer_offset,
+            "lastTimestamp": self.last_timestamp_ms,
+            "pullOffset": self.pull_offset,
+        }
+
+
+def _progress_of(broker: Broker, group: str, topic: str, queues: int) -> list[_Progress]:
+    rows = []
+    for queue_id in range(queues):
+        consumed = max(0, broker.offsets.query(group, topic, queue_id))
+        pulled = max(consumed, broker.offsets.pull_offset(group, topic, queue_id))
+        rows.append(_Progress(topic, queue_id, consumed, pulled))
+    return rows
+
+
+def _fill(store: Store, rows: Iterable[_Progress]) -> None:
+    """Ask the store about each queue. Runs in a worker thread."""
+    for row in rows:
+        row.broker_offset = max(0, (store.queue_offsets(row.topic, row.queue_id) or (0, 0))[1])
+        if row.consumer_offset > 0:
+            row.last_timestamp_ms = max(0, store.store_timestamp_at(row.topic, row.queue_id, row.consumer_offset - 1))
+
+
+def _is_consumed(broker: Broker, group: str, topic: str) -> bool:
+    """False for a topic with old offsets which the members of an online group subscribe to no more."""
+    info = broker.sessions.consumer_group(group)
+    return info is None or not info.subscriptions or broker.sessions.find_subscription(group, topic) is not None
+
+
+def _offset_table(broker: Broker, rows: Iterable[_Progress]) -> dict[MessageQueue, _Progress]:
+    name = broker.config.broker_name
+    return {MessageQueue(broker_name=name, queue_id=row.queue_id, topic=row.topic): row for row in rows}
+
+
+async def get_consume_stats(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """GET_CONSUME_STATS (208): offsets of a group on one topic, on some, or on all it ever committed on."""
+    header = GetConsumeStatsRequest.decode(request.ext)
+    group = header.consumer_group
+    listed = [topic for topic in (header.topic_list or "").split(";") if topic]
+    topics = listed or ([header.topic] if header.topic else sorted(broker.offsets.topics_of_group(group)))
+    rows: list[_Progress] = []
+    tps = 0.0
+    for topic in topics:
+        config = broker.topics.get(topic)
+        if config is None or not (listed or _is_consumed(broker, group, topic)):
+            continue
+        rows += _progress_of(broker, group, topic, config.read_queue_nums)
+        tps += broker.stats.minute_tps("GROUP_GET_NUMS", f"{topic}@{group}")
+    await trio.to_thread.run_sync(_fill, broker.store, rows)
+    return Reply(body=dumps({"consumeTps": tps, "offsetTable": _offset_table(broker, rows)}))
+
+
+async def get_broker_consume_stats(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """GET_BROKER_CONSUME_STATS (317): the progress of every group; `isOrder` keeps to ordered topics."""
+    only_ordered = GetBrokerConsumeStatsRequest.decode(request.ext).is_order
+    groups: list[tuple[str, list[tuple[float, list[_Progress]]]]] = []
+    broker.stats.catch_up()
+    for group in sorted(broker.groups.names()):
+        topics = []
+        for topic in sorted(broker.offsets.topics_of_group(group)):
+            config = broker.topics.get(topic)
+            if config is None or (only_ordered and not config.order) or not _is_consumed(broker, group, topic):
+                continue
+            tps = broker.stats.minute_tps("GROUP_GET_NUMS", f"{topic}@{group}")
+            topics.append((tps, _progress_of(broker, group, topic, config.write_queue_nums)))
+        groups.append((group, topics))
+    everything = [row for _, topics in groups for _, rows in topics for row in rows]
+    await trio.to_thread.run_sync(_fill, broker.store, everything)
+    return Reply(
+        body=dumps(
+            {
+                "brokerAddr": broker_address(broker),
+                "consumeStatsList": [
+                    {group: [{"consumeTps": tps, "offsetTable": _offset_table(broker, rows)} for tps, rows in topics]}
+                    for group, topics in groups
+                ],
+                "totalDiff": sum(row.broker_offset - row.consumer_offset for row in everything),
+                "totalInflightDiff": sum(row.pull_offset - row.consumer_offset for row in everything),
+            }
+        )
+    )
+
+
+async def query_consume_time_span(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """QUERY_CONSUME_TIME_SPAN (303): per queue the times of the oldest, newest and last consumed message."""
+    header = QueryConsumeTimeSpanRequest.decode(request.ext)
+    topic = broker.topics.get(header.topic)
+    if topic is None:
+        return Reply(ResponseCode.TOPIC_NOT_EXIST, f"No topic in this broker. topic: {header.topic}")
+    consumed = [broker.offsets.query(header.group, header.topic, q) for q in range(topic.write_queue_nums)]
+    now_ms = broker.clock.wall_ms()
+    spans = await trio.to_thread.run_sync(_time_spans, broker.store, topic, consumed, now_ms)
+    for queue_id, span in enumerate(spans):
+        span["messageQueue"] = MessageQueue(
+            broker_name=broker.config.broker_name, queue_id=queue_id, topic=header.topic
+        )
+    return Reply(body=dumps({"consumeTimeSpanSet": [dict(sorted(span.items())) for span in spans]}))
+
+
+def _time_spans(store: Store, topic: TopicConfig, consumed: list[int], now_ms: int) -> list[dict[str, Any]]:
+    spans = []
+    for queue_id, offset in enumerate(consumed):
+        low, high = store.queue_offsets(topic.topic_name, queue_id) or (0, 0)
+
+        def time_at(at: int, queue_id: int = queue_id) -> int:
+            return store.store_timestamp_at(topic.topic_name, queue_id, at)
+
+        oldest = time_at(low) if high > low else -1
+        newest = time_at(high - 1) if high > low else -1
+        last = time_at(offset - 1) if offset > 0 else oldest
+        waiting = time_at(max(offset, low)) if max(offset, low) < high else -1
+        spans.append(
+            {
+                "consumeTimeStamp": last,
+                "consumeTimeStampStr": time_text(last),
+                "delayTime": now_ms - waiting if waiting >= 0 else 0,
+                "maxTimeStamp": newest,
+                "maxTimeStampStr": time_text(newest),
+                "minTimeStamp": oldest,
+                "minTimeStampStr": time_text(oldest),
+            }
+        )
+    return spans
+
+
+def time_text(timestamp_ms: int) -> str:
+    """A moment in local time as RocketMQ's tools print it: 2026-11-21#00:28:46:377."""
+    seconds, milliseconds = divmod(timestamp_ms, 1000)
+    return f"{datetime.fromtimestamp(seconds):%Y-%m-%d#%H:%M:%S}:{milliseconds:03}"
+
+
+def query_correction_offset(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """QUERY_CORRECTION_OFFSET (308): per queue the least of all groups' offsets, and no more than one group's own."""
+    header = QueryCorrectionOffsetRequest.decode(request.ext)
+    left_out = {group for group in (header.filter_groups or "").split(",") if group}
+    least: dict[int, int] = {}
+    for group in broker.offsets.groups_of_topic(header.topic) - left_out:
+        for queue_id, offset in broker.offsets.table_of(group).get(header.topic, {}).items():
+            low = (broker.store.queue_offsets(header.topic, queue_id) or (0, 0))[0]
+            if offset >= low:
+                least[queue_id] = min(offset, least.get(queue_id, offset))
+    for queue_id, offset in broker.offsets.table_of(header.compare_group).get(header.topic, {}).items():
+        least[queue_id] = min(offset, least.get(queue_id, offset))
+    return Reply(body=dumps({"correctionOffsets": dict(sorted(least.items()))}))
+
+
+def clone_group_offset(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """CLONE_GROUP_OFFSET (314): a group begins where another one is, on one topic or on all but its retry topic."""
+    header = CloneGroupOffsetRequest.decode(request.ext)
+    topics = [header.topic] if header.topic else sorted(broker.offsets.topics_of_group(header.src_group))
+    for topic in topics:
+        if topic not in broker.topics or names.is_retry_topic(topic):
+            continue
+        if not header.offline and not _is_consumed(broker, header.src_group, topic):
+            continue
+        broker.offsets.clone(header.src_group, header.dest_group, topic)
+    return Reply()
+
+
+# --- whole tables, for slaves and exports -----------------------------------------------------------------------------
+
+
+def get_all_consumer_offset(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """GET_ALL_CONSUMER_OFFSET (43)."""
+    tables = broker.offsets.to_body()
+    topics_of: dict[str, list[str]] = {}
+    for key in tables["offsetTable"]:
+        topic, _, group = key.partition("@")
+        topics_of.setdefault(group, []).append(topic)
+    return Reply(
+        body=dumps(
+            {
+                "dataVersion": tables["dataVersion"],
+                "groupTopicMap": {group: sorted(topics_of[group]) for group in sorted(topics_of)},
+                "offsetTable": tables["offsetTable"],
+            }
+        )
+    )
+
+
+def get_timer_check_point(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """GET_TIMER_CHECK_POINT (60): there is no timer wheel, so there is no check point."""
+    return Reply(ResponseCode.SYSTEM_ERROR, "the checkpoint is null: this broker has no timer wheel")
+
+
+def get_timer_metrics(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """GET_TIMER_METRICS (61): no message waits in a timer wheel."""
+    version = DataVersion(timestamp=broker.stats.boot_timestamp_ms)
+    return Reply(body=dumps({"dataVersion": version, "timingCount": {}}))
+
+
+HANDLERS: Final[dict[RequestCode, Handler]] = {
+    RequestCode.GET_CONSUMER_CONNECTION_LIST: get_consumer_connections,
+    RequestCode.GET_PRODUCER_CONNECTION_LIST: get_producer_connections,
+    RequestCode.GET_ALL_PRODUCER_INFO: get_all_producers,
+    RequestCode.QUERY_TOPIC_CONSUME_BY_WHO: query_topic_consume_by_who,
+    RequestCode.QUERY_TOPICS_BY_CONSUMER: query_topics_by_consumer,
+    RequestCode.QUERY_SUBSCRIPTION_BY_CONSUMER: query_subscription_by_consumer,
+    RequestCode.GET_CONSUME_STATS: get_consume_stats,
+    RequestCode.GET_BROKER_CONSUME_STATS: get_broker_consume_stats,
+    RequestCode.QUERY_CONSUME_TIME_SPAN: query_consume_time_span,
+    RequestCode.QUERY_CORRECTION_OFFSET: query_correction_offset,
+    RequestCode.CLONE_GROUP_OFFSET: clone_group_offset,
+    RequestCode.GET_ALL_CONSUMER_OFFSET: get_all_consumer_offset,
+    RequestCode.GET_TIMER_CHECK_POINT: get_timer_check_point,
+    RequestCode.GET_TIMER_METRICS: get_timer_metrics,
+}

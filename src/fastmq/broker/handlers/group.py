@@ -1,0 +1,107 @@
+"""Consumer groups by command: create, change, delete, list, look at (RocketMQ's AdminBrokerProcessor)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from fastmq.broker.handlers.topic import object_list, page_of, parse_body
+from fastmq.errors import ProtocolError, RequestError
+from fastmq.net.server import Reply
+from fastmq.protocol import names
+from fastmq.protocol.bodies import SubscriptionGroupConfig, dumps
+from fastmq.protocol.codes import RequestCode, ResponseCode
+from fastmq.protocol.headers import (
+    DeleteSubscriptionGroupRequest,
+    GetAllSubscriptionGroupRequest,
+    GetAllSubscriptionGroupResponse,
+    GetSubscriptionGroupConfigRequest,
+    UpdateGroupForbiddenRequest,
+)
+
+if TYPE_CHECKING:
+    from fastmq.broker.app import Broker
+    from fastmq.broker.dispatch import Handler
+    from fastmq.net.server import Peer
+    from fastmq.protocol.command import Command
+
+FORBIDDEN_READ_BIT: Final = 2
+
+
+def update_and_create_group(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """UPDATE_AND_CREATE_SUBSCRIPTIONGROUP (200)."""
+    broker.groups.put(_checked(parse_body(request.body)))
+    return Reply()
+
+
+def update_and_create_group_list(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """UPDATE_AND_CREATE_SUBSCRIPTIONGROUP_LIST (225): all of them, or none if one is refused."""
+    broker.groups.put_many([_checked(entry) for entry in object_list(request.body, "groupConfigList")])
+    return Reply()
+
+
+def _checked(content: object) -> SubscriptionGroupConfig:
+    if not isinstance(content, dict):
+        raise RequestError(ResponseCode.INVALID_PARAMETER, "the body must be a SubscriptionGroupConfig object")
+    try:
+        group = SubscriptionGroupConfig.from_json(content)
+    except ProtocolError as error:
+        raise RequestError(ResponseCode.INVALID_PARAMETER, str(error)) from error
+    problem = names.validate_group(group.group_name)
+    if problem is not None:
+        raise RequestError(ResponseCode.INVALID_PARAMETER, problem)
+    return group
+
+
+def delete_group(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """DELETE_SUBSCRIPTIONGROUP (207); its offsets only if the tool says so."""
+    header = DeleteSubscriptionGroupRequest.decode(request.ext)
+    broker.groups.delete(header.group_name)
+    if header.clean_offset:
+        broker.offsets.delete_group(header.group_name)
+    if broker.config.auto_delete_unused_stats:
+        broker.stats.forget_group(header.group_name)
+    return Reply()
+
+
+def get_all_groups(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """GET_ALL_SUBSCRIPTIONGROUP_CONFIG (201): everything, or a page for a reader that names its version."""
+    header = GetAllSubscriptionGroupRequest.decode(request.ext)
+    body = broker.groups.to_body()
+    groups = sorted(broker.groups.items())
+    page = page_of(groups, header.group_seq, header.max_group_num, header.data_version, broker.groups.data_version)
+    reply = Reply()
+    if page is not None:
+        reply.ext = GetAllSubscriptionGroupResponse(total_group_num=len(groups)).encode()
+        body["subscriptionGroupTable"] = dict(page)
+    reply.body = dumps(body)
+    return reply
+
+
+def get_group(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """GET_SUBSCRIPTIONGROUP_CONFIG (352). As in RocketMQ, asking makes the group where groups make themselves."""
+    name = GetSubscriptionGroupConfigRequest.decode(request.ext).group
+    group = broker.groups.find_or_create(name)
+    if group is None:
+        return Reply(ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST, f"No group in this broker. group: {name}")
+    return Reply(body=dumps(group))
+
+
+def update_and_get_forbidden(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """UPDATE_AND_GET_GROUP_FORBIDDEN (353): stop a group from reading a topic, or only ask whether it may."""
+    header = UpdateGroupForbiddenRequest.decode(request.ext)
+    if header.readable is not None:
+        forbidden = not header.readable
+        if broker.groups.forbidden(header.group, header.topic) != forbidden:
+            broker.groups.set_forbidden(header.group, header.topic, FORBIDDEN_READ_BIT, forbidden)
+    readable = not broker.groups.forbidden(header.group, header.topic)
+    return Reply(remark="", body=dumps({"group": header.group, "readable": readable, "topic": header.topic}))
+
+
+HANDLERS: Final[dict[RequestCode, Handler]] = {
+    RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP: update_and_create_group,
+    RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP_LIST: update_and_create_group_list,
+    RequestCode.DELETE_SUBSCRIPTIONGROUP: delete_group,
+    RequestCode.GET_ALL_SUBSCRIPTIONGROUP_CONFIG: get_all_groups,
+    RequestCode.GET_SUBSCRIPTIONGROUP_CONFIG: get_group,
+    RequestCode.UPDATE_AND_GET_GROUP_FORBIDDEN: update_and_get_forbidden,
+}

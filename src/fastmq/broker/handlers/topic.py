@@ -1,0 +1,337 @@
+"""Topics by command: create, change, delete, list, look at (RocketMQ's AdminBrokerProcessor).
+
+Creating and deleting wait (a few seconds at most) until the name servers know: whoever asked looks for the route next.
+Name servers that cannot be reached are not waited for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from fastmq.errors import ProtocolError, RequestError
+from fastmq.net.server import Reply
+from fastmq.protocol import names
+from fastmq.protocol.bodies import DataVersion, MessageQueue, TopicConfig, dumps, loads_lenient
+from fastmq.protocol.codes import RequestCode, ResponseCode
+from fastmq.protocol.headers import (
+    CreateTopicRequest,
+    DeleteTopicRequest,
+    GetAllTopicConfigRequest,
+    GetAllTopicConfigResponse,
+    GetTopicConfigRequest,
+    GetTopicStatsInfoRequest,
+)
+
+if TYPE_CHECKING:
+    from fastmq._store import Store
+    from fastmq.broker.app import Broker
+    from fastmq.broker.dispatch import Handler
+    from fastmq.net.server import Peer
+    from fastmq.protocol.command import Command
+
+ANNOUNCE_TIMEOUT_S: Final = 3.0  # mqadmin gives up after 5 s
+PAGE_MAX: Final = 2000  # splitMetadataSize
+QUEUES_MAX: Final = 65_536
+PERM_MAX: Final = 7
+
+# Attributes of a topic: name -> (allowed values, None for a whole number; whether it may change later)
+ATTRIBUTES: Final[Mapping[str, tuple[frozenset[str] | None, bool]]] = {
+    "queue.type": (frozenset({"BatchCQ", "SimpleCQ"}), False),
+    "cleanup.policy": (frozenset({"DELETE", "COMPACTION"}), False),
+    "message.type": (frozenset({"UNSPECIFIED", "NORMAL", "FIFO", "DELAY", "TRANSACTION", "MIXED"}), True),
+    "reserve.time": (None, True),
+}
+# Legal in RocketMQ, but fastmq has no such queues; accepting them would promise what does not happen.
+NOT_BUILT: Final = frozenset({("queue.type", "BatchCQ"), ("cleanup.policy", "COMPACTION")})
+
+
+# --- create and change ------------------------------------------------------------------------------------------------
+
+
+async def update_and_create_topic(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """UPDATE_AND_CREATE_TOPIC (17)."""
+    header = CreateTopicRequest.decode(request.ext)
+    wanted = TopicConfig(
+        topic_name=header.topic,
+        read_queue_nums=header.read_queue_nums,
+        write_queue_nums=header.write_queue_nums,
+        perm=header.perm,
+        topic_filter_type=header.topic_filter_type,
+        topic_sys_flag=header.topic_sys_flag or 0,
+        order=header.order,
+    )
+    changes = parse_attributes(header.attributes or "")
+    topic = _checked(broker, wanted, changes)
+    if topic != broker.topics.get(topic.topic_name):
+        broker.topics.put(topic)
+        await broker.registrar.wait_announced(ANNOUNCE_TIMEOUT_S)
+    return Reply()
+
+
+async def update_and_create_topic_list(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """UPDATE_AND_CREATE_TOPIC_LIST (18): all of them, or none if one is refused."""
+    changed = []
+    for entry in object_list(request.body, "topicConfigList"):
+        wanted = TopicConfig.from_json({**entry, "attributes": {}})
+        attributes = entry.get("attributes") or {}
+        if not isinstance(attributes, Mapping):
+            raise RequestError(ResponseCode.INVALID_PARAMETER, "the attributes of a topic must be an object")
+        topic = _checked(broker, wanted, {str(key): str(value) for key, value in attributes.items()})
+        if topic != broker.topics.get(topic.topic_name):
+            changed.append(topic)
+    if changed:
+        broker.topics.put_many(changed)
+        await broker.registrar.wait_announced(ANNOUNCE_TIMEOUT_S)
+    return Reply()
+
+
+def _checked(broker: Broker, wanted: TopicConfig, attribute_changes: Mapping[str, str]) -> TopicConfig:
+    """The topic as it is to be stored. Raises RequestError for whatever RocketMQ refuses, and for nonsense."""
+    name = wanted.topic_name
+    problem = names.validate_topic(name)
+    if problem is not None:
+        raise RequestError(ResponseCode.INVALID_PARAMETER, problem)
+    _refuse_system(broker, name)
+    if not 0 <= wanted.perm <= PERM_MAX:
+        raise RequestError(ResponseCode.INVALID_PARAMETER, f"perm {wanted.perm} is not between 0 and {PERM_MAX}")
+    if not (0 <= wanted.read_queue_nums <= QUEUES_MAX and 0 <= wanted.write_queue_nums <= QUEUES_MAX):
+        raise RequestError(ResponseCode.INVALID_PARAMETER, f"the number of queues is not between 0 and {QUEUES_MAX}")
+    if wanted.topic_filter_type not in ("SINGLE_TAG", "MULTI_TAG"):
+        raise RequestError(
+            ResponseCode.INVALID_PARAMETER, f"topicFilterType {wanted.topic_filter_type} is not SINGLE_TAG or MULTI_TAG"
+        )
+    known = broker.topics.get(name)
+    attributes = change_attributes(None if known is None else known.attributes, attribute_changes)
+    if attributes.get("message.type") == "MIXED" and not broker.config.enable_mixed_message_type:
+        raise RequestError(
+            ResponseCode.INVALID_PARAMETER, "MIXED message type is not supported: enableMixedMessageType is off"
+        )
+    return TopicConfig(
+        topic_name=name,
+        read_queue_nums=wanted.read_queue_nums,
+        write_queue_nums=wanted.write_queue_nums,
+        perm=wanted.perm,
+        topic_filter_type=wanted.topic_filter_type,
+        topic_sys_flag=wanted.topic_sys_flag,
+        order=wanted.order,
+        attributes=attributes,
+    )
+
+
+def _refuse_system(broker: Broker, name: str) -> None:
+    if broker.config.validate_system_topic_when_update_topic and broker.topics.is_system(name):
+        raise RequestError(ResponseCode.INVALID_PARAMETER, f"The topic[{name}] is conflict with system topic.")
+
+
+def parse_attributes(text: str) -> dict[str, str]:
+    """`+a=1,-b` as {"+a": "1", "-b": ""}. Raises RequestError for text that is neither."""
+    changes: dict[str, str] = {}
+    for piece in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, value = piece.partition("=")
+        key = name.strip()
+        if key[:1] == "+" and equals:
+            changes_value = value.strip()
+        elif key[:1] == "-" and not equals:
+            changes_value = ""
+        else:
+            raise RequestError(ResponseCode.SYSTEM_ERROR, f"kv string format wrong: {piece}")
+        if key in changes:
+            raise RequestError(ResponseCode.SYSTEM_ERROR, f"key duplication: {key}")
+        changes[key] = changes_value
+    return changes
+
+
+def change_attributes(current: Mapping[str, str] | None, changes: Mapping[str, str]) -> dict[str, str]:
+    """Attributes of a topic after `+name` and `-name` changes; `current` None for a new topic (AttributeUtil)."""
+    result = dict(current or {})
+    touched: set[str] = set()
+    for signed, value in changes.items():
+        sign, name = signed[:1], signed[1:]
+        if sign not in ("+", "-") or not name or "+" in name or "-" in name:
+            raise RequestError(ResponseCode.SYSTEM_ERROR, f"wrong format key: {signed}")
+        if name in touched:
+            raise RequestError(ResponseCode.SYSTEM_ERROR, f"alter duplication key: {name}")
+        touched.add(name)
+        known = ATTRIBUTES.get(name)
+        if known is None:
+            raise RequestError(ResponseCode.SYSTEM_ERROR, f"unsupported key: {name}")
+        values, changeable = known
+        if sign == "-":
+            if current is None:
+                raise RequestError(
+                    ResponseCode.SYSTEM_ERROR, f"only add attribute is supported while creating topic. key: {signed}"
+                )
+            if name not in result:
+                raise RequestError(ResponseCode.SYSTEM_ERROR, f"attempt to delete a nonexistent key: {name}")
+            if not changeable:
+                raise RequestError(ResponseCode.SYSTEM_ERROR, f"attempt to delete an unchangeable key: {name}")
+            del result[name]
+            continue
+        valid = value in values if values is not None else value.lstrip("-").isdigit() and int(value) >= -1
+        if not valid:
+            raise RequestError(ResponseCode.SYSTEM_ERROR, f"value is not in range: {name}={value}")
+        if (name, value) in NOT_BUILT:
+            raise RequestError(ResponseCode.SYSTEM_ERROR, f"{name}={value} is not supported by fastmq")
+        if current is not None and not changeable and result.get(name, value) != value:
+            raise RequestError(ResponseCode.SYSTEM_ERROR, f"attempt to update an unchangeable attribute. key: {name}")
+        result[name] = value
+    return result
+
+
+# --- delete -------------------------------------------------------------------------------------------------------------
+
+
+async def delete_topic(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """DELETE_TOPIC_IN_BROKER (215): the topic, its queues, everybody's offsets on it, its pop retry topics."""
+    name = DeleteTopicRequest.decode(request.ext).topic
+    if not name.strip():
+        raise RequestError(ResponseCode.INVALID_PARAMETER, "The specified topic is blank.")
+    _refuse_system(broker, name)
+    doomed = [name]
+    if broker.config.clear_retry_topic_when_delete_topic:
+        for group in broker.offsets.groups_of_topic(name):
+            retry_topics = (names.pop_retry_topic(group, name, v2=v2) for v2 in (False, True))
+            doomed += [topic for topic in retry_topics if topic in broker.topics]
+    for topic in doomed:
+        broker.topics.delete(topic)
+        broker.offsets.delete_topic(topic)
+        await trio.to_thread.run_sync(broker.store.delete_topic_data, topic)
+        if broker.config.auto_delete_unused_stats:
+            broker.stats.forget_topic(topic)
+    await broker.registrar.wait_announced(ANNOUNCE_TIMEOUT_S)
+    return Reply()
+
+
+async def clean_unused_topic(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """CLEAN_UNUSED_TOPIC (316): remove the queues of topics that exist no more."""
+    unused = {topic for topic, *_ in broker.store.queues() if topic not in broker.topics}
+    for topic in sorted(unused):
+        if not broker.topics.is_system(topic):
+            await trio.to_thread.run_sync(broker.store.delete_topic_data, topic)
+    return Reply()
+
+
+# --- look -----------------------------------------------------------------------------------------------------------------
+
+
+def get_all_topic_config(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """GET_ALL_TOPIC_CONFIG (21): everything, or a page for a reader that names the version it has begun with."""
+    header = GetAllTopicConfigRequest.decode(request.ext)
+    version = broker.topics.data_version
+    topics = sorted(broker.topics.items())
+    page = page_of(topics, header.topic_seq, header.max_topic_num, header.data_version, version)
+    reply = Reply()
+    if page is not None:
+        reply.ext = GetAllTopicConfigResponse(total_topic_num=len(topics)).encode()
+        topics = page
+    reply.body = dumps(
+        {
+            "dataVersion": version,
+            "mappingDataVersion": DataVersion(timestamp=broker.stats.boot_timestamp_ms),
+            "topicConfigTable": dict(topics),
+            "topicQueueMappingDetailMap": {},
+            "topicQueueMappingInfoMap": {},
+        }
+    )
+    return reply
+
+
+def page_of(
+    items: list[tuple[str, Any]], sequence: int | None, maximum: int | None, version_text: str | None, now: DataVersion
+) -> list[tuple[str, Any]] | None:
+    """A page of a table, or None if the reader did not ask for one and gets everything.
+
+    The reader repeats the version its first page came with; if the table has changed since, it starts from 0 again.
+    """
+    if sequence is None or not version_text:
+        return None
+    try:
+        given = loads_lenient(version_text)
+        same = isinstance(given, Mapping) and DataVersion.from_json(given) == now
+    except ProtocolError:
+        same = False
+    start = max(0, sequence) if same else 0
+    count = PAGE_MAX if maximum is None or maximum <= 0 else min(maximum, PAGE_MAX)
+    return items[start : start + count]
+
+
+def get_topic_config(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """GET_TOPIC_CONFIG (351). 5.x tools ask this of every broker and only understand code 17 as "not here"."""
+    name = GetTopicConfigRequest.decode(request.ext).topic
+    topic = broker.topics.get(name)
+    if topic is None:
+        return Reply(ResponseCode.TOPIC_NOT_EXIST, f"No topic in this broker. topic: {name}")
+    return Reply(body=dumps(topic))
+
+
+async def get_topic_stats_info(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """GET_TOPIC_STATS_INFO (202): offsets and time of the newest message of each queue."""
+    name = GetTopicStatsInfoRequest.decode(request.ext).topic
+    topic = broker.topics.get(name)
+    if topic is None:
+        return Reply(ResponseCode.TOPIC_NOT_EXIST, f"topic[{name}] not exist")
+    queues = max(topic.read_queue_nums, topic.write_queue_nums)
+    rows = await trio.to_thread.run_sync(partial(_queue_rows, broker.store, name, queues))
+    table = {
+        MessageQueue(broker_name=broker.config.broker_name, queue_id=queue_id, topic=name): {
+            "lastUpdateTimestamp": newest_ms,
+            "maxOffset": max_offset,
+            "minOffset": min_offset,
+        }
+        for queue_id, (min_offset, max_offset, newest_ms) in enumerate(rows)
+    }
+    tps = broker.stats.minute_tps("TOPIC_PUT_NUMS", name)
+    return Reply(body=dumps({"offsetTable": table, "topicPutTps": tps}))
+
+
+def _queue_rows(store: Store, topic: str, queues: int) -> list[tuple[int, int, int]]:
+    rows = []
+    for queue_id in range(queues):
+        min_offset, max_offset = store.queue_offsets(topic, queue_id) or (0, 0)
+        newest_ms = store.store_timestamp_at(topic, queue_id, max_offset - 1) if max_offset > 0 else 0
+        rows.append((max(0, min_offset), max(0, max_offset), max(0, newest_ms)))
+    return rows
+
+
+def get_system_topic_list(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """GET_SYSTEM_TOPIC_LIST_FROM_BROKER (305)."""
+    return Reply(body=dumps({"topicList": sorted(broker.topics.system_names | names.SYSTEM_TOPICS)}))
+
+
+def update_and_create_static_topic(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """UPDATE_AND_CREATE_STATIC_TOPIC (513): refused, queues do not move between brokers here."""
+    return Reply(ResponseCode.SYSTEM_ERROR, "static topics are not supported by fastmq")
+
+
+def object_list(body: bytes, key: str) -> list[dict[str, Any]]:
+    """The list of objects under `key` of a JSON body. Raises RequestError if that is not what it is."""
+    content = parse_body(body)
+    entries = content.get(key) if isinstance(content, Mapping) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise RequestError(ResponseCode.INVALID_PARAMETER, f"the body must be an object with a list {key}")
+    return entries
+
+
+def parse_body(body: bytes) -> Any:
+    """A JSON body. Raises RequestError for anything else."""
+    try:
+        return loads_lenient(body)
+    except ProtocolError as error:
+        raise RequestError(ResponseCode.INVALID_PARAMETER, f"the body is not JSON: {error}") from error
+
+
+HANDLERS: Final[dict[RequestCode, Handler | Callable[..., Any]]] = {
+    RequestCode.UPDATE_AND_CREATE_TOPIC: update_and_create_topic,
+    RequestCode.UPDATE_AND_CREATE_TOPIC_LIST: update_and_create_topic_list,
+    RequestCode.UPDATE_AND_CREATE_STATIC_TOPIC: update_and_create_static_topic,
+    RequestCode.DELETE_TOPIC_IN_BROKER: delete_topic,
+    RequestCode.CLEAN_UNUSED_TOPIC: clean_unused_topic,
+    RequestCode.GET_ALL_TOPIC_CONFIG: get_all_topic_config,
+    RequestCode.GET_TOPIC_CONFIG: get_topic_config,
+    RequestCode.GET_TOPIC_STATS_INFO: get_topic_stats_info,
+    RequestCode.GET_SYSTEM_TOPIC_LIST_FROM_BROKER: get_system_topic_list,
+}

@@ -1,0 +1,174 @@
+"""The consumer groups of the broker and their file `config/subscriptionGroup.json`.
+
+After RocketMQ's SubscriptionGroupManager. The groups of RocketMQ's own tools are there from the start; others come by
+command or, with autoCreateSubscriptionGroup, when a client first names them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from fastmq.config import BrokerConfig
+from fastmq.errors import ProtocolError, StoreError
+from fastmq.protocol import names
+from fastmq.protocol.bodies import DataVersion, SubscriptionGroupConfig, dumps
+from fastmq.store.tables import load_json, save_json
+
+FORBIDDEN_READ_BIT: Final = 2
+"""Bit of the forbidden table that stops a group from pulling a topic (PermName.INDEX_PERM_READ)."""
+
+
+class SubscriptionGroupTable:
+    """Group configurations by name. Changes are durable when the method returns; they block on the disk.
+
+    Raises StoreError from the constructor if `path` (and its backup) cannot be read. `path=None` keeps all in memory.
+    """
+
+    def __init__(self, path: str | None, *, config: Callable[[], BrokerConfig], wall_ms: Callable[[], int]) -> None:
+        self._path = path
+        self._config = config
+        self._wall_ms = wall_ms
+        self._groups: dict[str, SubscriptionGroupConfig] = {}
+        self._forbidden: dict[str, dict[str, int]] = {}
+        self.data_version = DataVersion(counter=0, state_version=0, timestamp=wall_ms())
+        for name in names.PREDEFINED_GROUPS:
+            self._groups[name] = SubscriptionGroupConfig(group_name=name)
+        self._load()
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def get(self, name: str) -> SubscriptionGroupConfig | None:
+        """The group, or None; never creates it."""
+        return self._groups.get(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._groups
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def names(self) -> list[str]:
+        """All names, oldest first."""
+        return list(self._groups)
+
+    def items(self) -> list[tuple[str, SubscriptionGroupConfig]]:
+        """All groups, oldest first."""
+        return list(self._groups.items())
+
+    def to_body(self) -> dict[str, Any]:
+        """The table as RocketMQ's SubscriptionGroupWrapper has it: also the content of the file."""
+        return {
+            "dataVersion": self.data_version,
+            "forbiddenTable": {group: dict(sorted(self._forbidden[group].items())) for group in sorted(self._forbidden)},
+            "subscriptionGroupTable": {name: self._groups[name] for name in sorted(self._groups)},
+        }
+
+    # --- changing ----------------------------------------------------------------------------------------------------
+
+    def find_or_create(self, name: str) -> SubscriptionGroupConfig | None:
+        """The group; made with the defaults if the configuration allows it and the name is valid (else None)."""
+        group = self._groups.get(name)
+        if group is not None:
+            return group
+        config = self._config()
+        allowed = config.auto_create_subscription_group or (
+            config.enable_create_sys_group and names.is_system_group(name)
+        )
+        if not allowed or names.validate_group(name) is not None:
+            return None
+        group = SubscriptionGroupConfig(group_name=name)
+        self.put(group)
+        return group
+
+    def put(self, group: SubscriptionGroupConfig) -> None:
+        """Add or replace one group."""
+        self.put_many([group])
+
+    def put_many(self, groups: Iterable[SubscriptionGroupConfig]) -> None:
+        """Add or replace groups with one new data version and one write."""
+        changed = list(groups)
+        if not changed:
+            return
+        before = dict(self._groups)
+        for group in changed:
+            self._groups[group.group_name] = group
+        self._commit(before, self._forbidden)
+
+    def delete(self, name: str) -> bool:
+        """Remove a group and what is forbidden to it; False if there is none."""
+        before, forbidden = dict(self._groups), dict(self._forbidden)
+        if self._groups.pop(name, None) is None:
+            return False
+        self._forbidden.pop(name, None)
+        self._commit(before, forbidden)
+        return True
+
+    # --- forbidden ---------------------------------------------------------------------------------------------------
+
+    def forbidden(self, group: str, topic: str, bit: int = FORBIDDEN_READ_BIT) -> bool:
+        """Whether one thing (a bit number, normally reading) is forbidden to the group on the topic."""
+        return self.forbidden_bits(group, topic) >> bit & 1 == 1
+
+    def forbidden_bits(self, group: str, topic: str) -> int:
+        """All bits of the group on the topic."""
+        return self._forbidden.get(group, {}).get(topic, 0)
+
+    def set_forbidden(self, group: str, topic: str, bit: int, on: bool) -> None:
+        """Set or clear one bit; ValueError for a bit number outside 0..31. Makes the group if that is allowed."""
+        if not 0 <= bit < 32:
+            raise ValueError(f"forbidden bit {bit} is not in 0..31")
+        bits = self.forbidden_bits(group, topic)
+        self.set_forbidden_bits(group, topic, bits | 1 << bit if on else bits & ~(1 << bit))
+
+    def set_forbidden_bits(self, group: str, topic: str, bits: int) -> None:
+        """Replace all bits of the group on the topic."""
+        before = self._forbidden
+        forbidden = {name: dict(topics) for name, topics in before.items()}
+        if bits:
+            forbidden.setdefault(group, {})[topic] = bits
+        else:
+            forbidden.get(group, {}).pop(topic, None)
+            if not forbidden.get(group):
+                forbidden.pop(group, None)
+        self._forbidden = forbidden
+        self._commit(self._groups, before)
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _load(self) -> None:
+        content = load_json(self._path) if self._path is not None else None
+        if content is None:
+            return
+        try:
+            if isinstance(version := content.get("dataVersion"), Mapping):
+                self.data_version = DataVersion.from_json(version)
+            for name, value in _object(content, "subscriptionGroupTable").items():
+                group = SubscriptionGroupConfig.from_json(value)
+                self._groups[name] = group
+            for group_name, topics in _object(content, "forbiddenTable").items():
+                if not isinstance(topics, Mapping):
+                    raise ProtocolError(f"forbiddenTable of {group_name} is not an object")
+                bits = {topic: int(value) for topic, value in topics.items() if value}
+                if bits:
+                    self._forbidden[group_name] = bits
+        except (ProtocolError, ValueError, TypeError) as error:
+            raise StoreError(f"{self._path}: {error}") from error
+
+    def _commit(self, groups: dict[str, SubscriptionGroupConfig], forbidden: dict[str, dict[str, int]]) -> None:
+        """Write the table with a new version. If the disk refuses, the given former state is put back."""
+        version = self.data_version
+        self.data_version = version.next_version(self._wall_ms())
+        try:
+            if self._path is not None:
+                save_json(self._path, dumps(self.to_body()))
+        except BaseException:
+            self._groups, self._forbidden, self.data_version = groups, forbidden, version
+            raise
+
+
+def _object(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = content.get(key) or {}
+    if not isinstance(value, Mapping):
+        raise ProtocolError(f"{key} is not an object")
+    return value

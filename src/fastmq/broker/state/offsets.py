@@ -1,0 +1,208 @@
+"""How far each consumer group has come, and the file `config/consumerOffset.json`.
+
+After RocketMQ's ConsumerOffsetManager. Three tables with the same keys:
+
+    committed   what the group says it has consumed; a lower offset is accepted like any other
+    pull        the offset the last pull of the queue ended with; only for estimates of lag, not restored
+    reset       an offset set by a tool, handed out once by the next pull; commits wait until then; not restored
+
+Changes are kept in memory; `snapshot` and `save` write them, the broker does so every flushConsumerOffsetInterval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+from fastmq.config import BrokerConfig
+from fastmq.errors import StoreError
+from fastmq.protocol.bodies import DataVersion, dumps
+from fastmq.protocol.fields import parse_int64
+from fastmq.store.tables import load_json, save_json
+
+NOT_COMMITTED: Final = -1
+
+_SEPARATOR: Final = "@"
+
+QueueOffsets = dict[int, int]
+
+
+def offset_key(topic: str, group: str) -> str:
+    """The key of a topic and a group in the file and in admin bodies: `topic@group`."""
+    return f"{topic}{_SEPARATOR}{group}"
+
+
+class ConsumerOffsetTable:
+    """Offsets by group, topic and queue. Raises StoreError from the constructor if the file cannot be read."""
+
+    def __init__(self, path: str | None, *, config: Callable[[], BrokerConfig], wall_ms: Callable[[], int]) -> None:
+        self._path = path
+        self._config = config
+        self._wall_ms = wall_ms
+        self._committed: dict[str, QueueOffsets] = {}
+        self._pulled: dict[str, QueueOffsets] = {}
+        self._reset: dict[str, QueueOffsets] = {}
+        self._commits = 0
+        self._changed = False
+        self.data_version = DataVersion(counter=0, state_version=0, timestamp=wall_ms())
+        self._load()
+
+    # --- one queue ---------------------------------------------------------------------------------------------------
+
+    def query(self, group: str, topic: str, queue_id: int) -> int:
+        """The pending reset offset if there is one, else the committed offset, else NOT_COMMITTED."""
+        key = offset_key(topic, group)
+        if self._reset and self._config().use_server_side_reset_offset:
+            reset = self._reset.get(key, {}).get(queue_id)
+            if reset is not None:
+                return reset
+        return self._committed.get(key, {}).get(queue_id, NOT_COMMITTED)
+
+    def commit(self, group: str, topic: str, queue_id: int, offset: int) -> None:
+        """Store an offset, also one lower than before."""
+        self._committed.setdefault(offset_key(topic, group), {})[queue_id] = offset
+        self._changed = True
+        self._commits += 1
+        if self._commits % self._config().consumer_offset_update_version_step == 0:
+            self.data_version = self.data_version.next_version(self._wall_ms())
+
+    def pull_offset(self, group: str, topic: str, queue_id: int) -> int:
+        """Where the last pull ended, else the committed offset, else NOT_COMMITTED."""
+        offset = self._pulled.get(offset_key(topic, group), {}).get(queue_id)
+        return offset if offset is not None else self.query(group, topic, queue_id)
+
+    def commit_pull(self, group: str, topic: str, queue_id: int, offset: int) -> None:
+        """Note where a pull ended."""
+        self._pulled.setdefault(offset_key(topic, group), {})[queue_id] = offset
+
+    # --- reset by the server -----------------------------------------------------------------------------------------
+
+    def assign_reset(self, group: str, topic: str, queue_id: int, offset: int) -> None:
+        """Set the offset of a queue for the group: its next pull is told to go there (once)."""
+        key = offset_key(topic, group)
+        self._reset.setdefault(key, {})[queue_id] = offset
+        self._committed.setdefault(key, {})[queue_id] = offset
+        self._changed = True
+        self.data_version = self.data_version.next_version(self._wall_ms())
+
+    def has_reset(self, group: str, topic: str, queue_id: int) -> bool:
+        """Whether a reset of the queue waits for the group's next pull."""
+        return bool(self._reset) and queue_id in self._reset.get(offset_key(topic, group), {})
+
+    def take_reset(self, group: str, topic: str, queue_id: int) -> int | None:
+        """The offset of a waiting reset, which is over then."""
+        if not self._reset:
+            return None
+        key = offset_key(topic, group)
+        queues = self._reset.get(key)
+        if queues is None:
+            return None
+        offset = queues.pop(queue_id, None)
+        if not queues:
+            del self._reset[key]
+        return offset
+
+    # --- whole groups and topics -------------------------------------------------------------------------------------
+
+    def offsets_of(self, group: str, topic: str) -> QueueOffsets:
+        """Committed offsets by queue id; a copy."""
+        return dict(self._committed.get(offset_key(topic, group), {}))
+
+    def table_of(self, group: str) -> dict[str, QueueOffsets]:
+        """Committed offsets of a group by topic; copies."""
+        return {topic: dict(queues) for topic, owner, queues in self._entries() if owner == group}
+
+    def groups_of_topic(self, topic: str) -> set[str]:
+        """Groups that ever committed on the topic."""
+        return {owner for name, owner, _ in self._entries() if name == topic}
+
+    def topics_of_group(self, group: str) -> set[str]:
+        """Topics that the group ever committed on."""
+        return {name for name, owner, _ in self._entries() if owner == group}
+
+    def delete_group(self, group: str) -> None:
+        """Forget everything about a group."""
+        self._delete(lambda _topic, owner: owner == group)
+
+    def delete_topic(self, topic: str) -> None:
+        """Forget everything about a topic."""
+        self._delete(lambda name, _owner: name == topic)
+
+    def clone(self, source: str, target: str, topic: str) -> None:
+        """Give group `target` the committed offsets of group `source` on one topic."""
+        queues = self._committed.get(offset_key(topic, source))
+        if queues is not None:
+            self._committed[offset_key(topic, target)] = dict(queues)
+            self._changed = True
+
+    # --- file --------------------------------------------------------------------------------------------------------
+
+    def to_body(self) -> dict[str, Any]:
+        """The tables as RocketMQ's ConsumerOffsetSerializeWrapper has them: also the content of the file."""
+        return {
+            "dataVersion": self.data_version,
+            "offsetTable": self._committed,
+            "pullOffsetTable": self._pulled,
+            "resetOffsetTable": self._reset,
+        }
+
+    def take_snapshot(self) -> bytes | None:
+        """The text to save, None if nothing was committed since the last one. Give it to `save`, in any thread."""
+        if not self._changed or self._path is None:
+            return None
+        self._changed = False
+        return dumps(self.to_body())
+
+    def save(self, snapshot: bytes) -> None:
+        """Write a snapshot. Blocks on the disk. If it fails, the next snapshot is taken whatever happens."""
+        assert self._path is not None
+        try:
+            save_json(self._path, snapshot)
+        except BaseException:
+            self._changed = True
+            raise
+
+    def persist(self) -> None:
+        """Write what changed, now and here."""
+        snapshot = self.take_snapshot()
+        if snapshot is not None:
+            self.save(snapshot)
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _entries(self) -> Iterator[tuple[str, str, QueueOffsets]]:
+        for key, queues in self._committed.items():
+            topic, found, group = key.partition(_SEPARATOR)
+            if found:
+                yield topic, group, queues
+
+    def _delete(self, matches: Callable[[str, str], bool]) -> None:
+        for table in (self._committed, self._pulled, self._reset):
+            for key in [key for key in table if matches(*_split(key))]:
+                del table[key]
+                self._changed = True
+
+    def _load(self) -> None:
+        content = load_json(self._path) if self._path is not None else None
+        if content is None:
+            return
+        if isinstance(version := content.get("dataVersion"), Mapping):
+            self.data_version = DataVersion.from_json(version)
+        table = content.get("offsetTable") or {}
+        if not isinstance(table, Mapping):
+            raise StoreError(f"{self._path}: offsetTable is not an object")
+        for key, queues in table.items():
+            if not isinstance(queues, Mapping):
+                raise StoreError(f"{self._path}: offsets of {key} are not an object")
+            self._committed[key] = dict(self._queue(key, *item) for item in queues.items())
+
+    def _queue(self, key: str, queue_id: str, offset: Any) -> tuple[int, int]:
+        number = parse_int64(queue_id)
+        if number is None or type(offset) is not int:
+            raise StoreError(f"{self._path}: {key} has the queue {queue_id!r} at {offset!r}")
+        return number, offset
+
+
+def _split(key: str) -> tuple[str, str]:
+    topic, _, group = key.partition(_SEPARATOR)
+    return topic, group

@@ -1,0 +1,429 @@
+"""The route tables of a name server (RocketMQ's RouteInfoManager): who serves which topic, in memory only.
+
+    topics    topic → broker name → QueueData        from the registrations of masters
+    brokers   broker name → BrokerData               cluster, address of every broker id, zone
+    clusters  cluster → broker names
+    live      (cluster, address) → LiveBroker        when it was last heard of, its data version, its connection
+    filters   (cluster, address) → addresses         filter servers of old brokers, normally empty
+    mappings  topic → broker name → mapping info     static topics, passed on as they came
+
+Nothing here does I/O or reads a clock: callers pass `now_ms` and carry out what is returned. Expected of callers: one
+thread. A data version decides whether a registration's topics are applied, see `register`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, NamedTuple
+
+from fastmq import limits
+
+MASTER_ID: Final = 0
+PERM_READ: Final = 4
+PERM_WRITE: Final = 2
+UNIT_FLAG: Final = 1  # topicSysFlag: the topic belongs to a unit
+UNIT_SUBSCRIPTION_FLAG: Final = 2  # topicSysFlag: it has subscribers in other units
+SYNC_MEMBER_TOPIC_PREFIX: Final = "rmq_sys_SYNC_BROKER_MEMBER_"
+
+
+class Version(NamedTuple):
+    """RocketMQ's DataVersion. Two are equal when all three fields are."""
+
+    state_version: int = 0
+    timestamp: int = 0
+    counter: int = 0
+
+
+NO_VERSION: Final = Version()
+
+
+class Member(NamedTuple):
+    """One broker process as unregistering names it."""
+
+    cluster: str
+    address: str
+    name: str
+    broker_id: int
+
+
+class MinBrokerIdChange(NamedTuple):
+    """The smallest id of a group changed: `notify` are the addresses to tell (NOTIFY_MIN_BROKER_ID_CHANGE)."""
+
+    broker_name: str
+    min_broker_id: int
+    min_broker_address: str
+    offline_address: str | None
+    ha_address: str | None
+    notify: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class QueueData:
+    """The queues of one topic on one broker."""
+
+    broker_name: str
+    read_queues: int
+    write_queues: int
+    perm: int
+    sys_flag: int = 0
+
+
+@dataclass(slots=True)
+class BrokerData:
+    """A group of brokers under one name: a master (id 0) and its replicas."""
+
+    cluster: str
+    name: str
+    addresses: dict[int, str] = field(default_factory=dict)
+    zone: str | None = None
+    acting_master: bool = False
+
+
+@dataclass(slots=True)
+class LiveBroker:
+    """What keeps an address in the tables. `connection` is the id of the connection it registered on."""
+
+    last_update_ms: int
+    timeout_ms: int
+    version: Version
+    connection: int
+    ha_address: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Registration:
+    """A REGISTER_BROKER request, decoded. acting_master None: a broker older than 5.0 that does not know the field."""
+
+    cluster: str
+    name: str
+    broker_id: int
+    address: str
+    ha_address: str
+    connection: int
+    version: Version = NO_VERSION
+    topics: Mapping[str, QueueData] = field(default_factory=dict)
+    timeout_ms: int | None = None
+    acting_master: bool | None = None
+    zone: str | None = None
+    filter_servers: list[str] | None = None
+    mappings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Registered:
+    """Answer to a registration. Not accepted: the broker must send its whole topic table first."""
+
+    accepted: bool
+    master_address: str | None = None
+    master_ha_address: str | None = None
+    changes: list[MinBrokerIdChange] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Route:
+    """Everything a client needs to use a topic (TopicRouteData). A copy: the tables do not change with it."""
+
+    brokers: list[BrokerData]
+    queues: list[QueueData]
+    filters: dict[str, list[str]]
+    mappings: dict[str, Mapping[str, Any]] | None
+
+    def only_zone(self, zone: str) -> None:
+        """Keep brokers of the zone and groups without a master (whose replicas must stay reachable)."""
+        gone = {
+            broker.name
+            for broker in self.brokers
+            if MASTER_ID in broker.addresses and (broker.zone or "").lower() != zone.lower()
+        }
+        lost = {address for broker in self.brokers if broker.name in gone for address in broker.addresses.values()}
+        self.brokers = [broker for broker in self.brokers if broker.name not in gone]
+        self.queues = [queues for queues in self.queues if queues.broker_name not in gone]
+        self.filters = {address: servers for address, servers in self.filters.items() if address not in lost}
+
+
+class RouteTables:
+    """The tables and every rule that changes them."""
+
+    def __init__(self) -> None:
+        self._topics: dict[str, dict[str, QueueData]] = {}
+        self._brokers: dict[str, BrokerData] = {}
+        self._clusters: dict[str, dict[str, None]] = {}  # a dict as an ordered set
+        self._live: dict[tuple[str, str], LiveBroker] = {}
+        self._filters: dict[tuple[str, str], list[str]] = {}
+        self._mappings: dict[str, dict[str, Mapping[str, Any]]] = {}
+
+    # --- brokers come and go -------------------------------------------------------------------------------------
+
+    def register(self, registration: Registration, now_ms: int, *, delete_unnamed: bool = False) -> Registered:
+        """Take in a broker's registration, whole or of changed topics only.
+
+        Topics are applied from a master, or from the smallest id of a group that knows of acting masters. Without a
+        new data version only topics that the broker has no entry for are written. With delete_unnamed, topics of
+        this broker that the registration does not name are removed.
+        """
+        r = registration
+        self._clusters.setdefault(r.cluster, {})[r.name] = None
+        first = r.name not in self._brokers
+        broker = self._brokers.setdefault(r.name, BrokerData(r.cluster, r.name))
+        broker.acting_master = bool(r.acting_master)
+        broker.zone = r.zone
+        new_minimum = bool(broker.addresses) and r.broker_id < min(broker.addresses)
+        # a broker that changed its role is known under another id: one address has one id
+        for other in [i for i, address in broker.addresses.items() if address == r.address and i != r.broker_id]:
+            del broker.addresses[other]
+
+        held_by = broker.addresses.get(r.broker_id)
+        if held_by is not None and held_by != r.address:
+            holder = self._live.get((r.cluster, held_by))
+            if holder is not None and holder.version.state_version > r.version.state_version:
+                # a master of an older epoch came back: the newer one keeps the id
+                self._live.pop((r.cluster, r.address), None)
+                return Registered(accepted=True)
+        if held_by is None and len(r.topics) == 1:
+            return Registered(accepted=False)
+
+        broker.addresses[r.broker_id] = r.address
+        first = first or not held_by
+        stand_in = r.acting_master is not None and r.broker_id != MASTER_ID and r.broker_id == min(broker.addresses)
+        if r.broker_id == MASTER_ID or stand_in:
+            self._apply_topics(r, first=first, read_only=stand_in and broker.acting_master, delete=delete_unnamed)
+        self._live[r.cluster, r.address] = LiveBroker(
+            now_ms,
+            limits.BROKER_EXPIRY_MS if r.timeout_ms is None else r.timeout_ms,
+            r.version,
+            r.connection,
+            r.ha_address,
+        )
+        if r.filter_servers:
+            self._filters[r.cluster, r.address] = list(r.filter_servers)
+        elif r.filter_servers is not None:
+            self._filters.pop((r.cluster, r.address), None)
+
+        answer = Registered(accepted=True)
+        if r.broker_id != MASTER_ID and (master := broker.addresses.get(MASTER_ID)) is not None:
+            living = self._live.get((r.cluster, master))
+            if living is not None:
+                answer.master_address, answer.master_ha_address = master, living.ha_address
+        if new_minimum:
+            answer.changes.append(_min_id_change(broker, offline=None, ha_address=r.ha_address))
+        return answer
+
+    def _apply_topics(self, r: Registration, *, first: bool, read_only: bool, delete: bool) -> None:
+        live = self._live.get((r.cluster, r.address))
+        changed = first or live is None or live.version != r.version
+        if delete and not r.mappings:
+            for topic in [t for t, queues in self._topics.items() if r.name in queues and t not in r.topics]:
+                self._remove_entry(topic, r.name)
+        for topic, queues in r.topics.items():
+            entries = self._topics.get(topic)
+            if changed or entries is None or r.name not in entries:
+                perm = queues.perm & ~PERM_WRITE if read_only else queues.perm
+                self._topics.setdefault(topic, {})[r.name] = replace(queues, broker_name=r.name, perm=perm)
+        if changed:
+            for topic, mapping in r.mappings.items():
+                owner = mapping.get("bname")
+                self._mappings.setdefault(topic, {})[owner if isinstance(owner, str) else r.name] = mapping
+
+    def unregister(self, members: Iterable[Member]) -> list[MinBrokerIdChange]:
+        """Take brokers out, in one sweep over the topics however many they are."""
+        gone: set[str] = set()
+        reduced: set[str] = set()
+        changes: list[MinBrokerIdChange] = []
+        for member in members:
+            self._live.pop((member.cluster, member.address), None)
+            self._filters.pop((member.cluster, member.address), None)
+            broker = self._brokers.get(member.name)
+            if broker is None:
+                continue
+            removed = [i for i, address in broker.addresses.items() if address == member.address]
+            was_minimum = bool(removed) and min(removed) == min(broker.addresses)
+            for broker_id in removed:
+                del broker.addresses[broker_id]
+            if broker.addresses:
+                reduced.add(member.name)
+                if was_minimum:
+                    changes.append(_min_id_change(broker, offline=member.address, ha_address=None))
+                continue
+            gone.add(member.name)
+            reduced.discard(member.name)
+            del self._brokers[member.name]
+            names = self._clusters.get(broker.cluster, {})
+            names.pop(member.name, None)
+            if not names:
+                self._clusters.pop(broker.cluster, None)
+        self._clean_topics(gone, reduced)
+        return [change for change in changes if change.broker_name in self._brokers]
+
+    def _clean_topics(self, gone: set[str], reduced: set[str]) -> None:
+        headless = {
+            name
+            for name in reduced
+            if self._brokers[name].acting_master and MASTER_ID not in self._brokers[name].addresses
+        }
+        if not gone and not headless:
+            return
+        for topic, entries in list(self._topics.items()):
+            for name in gone & entries.keys():
+                self._remove_entry(topic, name)
+            for name in headless & entries.keys():
+                entries[name].perm &= ~PERM_WRITE
+
+    def _remove_entry(self, topic: str, name: str) -> None:
+        entries = self._topics.get(topic)
+        if entries is not None:
+            entries.pop(name, None)
+            if not entries:
+                del self._topics[topic]
+
+    def touch(self, cluster: str, address: str, now_ms: int) -> bool:
+        """Note that a broker was heard of; False if it is not known."""
+        live = self._live.get((cluster, address))
+        if live is None:
+            return False
+        live.last_update_ms = now_ms
+        return True
+
+    def expired(self, now_ms: int) -> tuple[list[Member], list[int]]:
+        """Brokers not heard of for longer than their time-out, and their connections; the caller unregisters them."""
+        late = [(key, live) for key, live in self._live.items() if live.last_update_ms + live.timeout_ms < now_ms]
+        return [self._member(*key) for key, _ in late], [live.connection for _, live in late]
+
+    def members_on(self, connection: int) -> list[Member]:
+        """The brokers that registered on a connection last."""
+        return [self._member(*key) for key, live in self._live.items() if live.connection == connection]
+
+    def _member(self, cluster: str, address: str) -> Member:
+        for broker in self._brokers.values():
+            if broker.cluster == cluster:
+                for broker_id, known in broker.addresses.items():
+                    if known == address:
+                        return Member(cluster, address, broker.name, broker_id)
+        return Member(cluster, address, "", -1)
+
+    def version_of(self, cluster: str, address: str) -> Version | None:
+        """The data version of the last registration from an address."""
+        live = self._live.get((cluster, address))
+        return None if live is None else live.version
+
+    # --- topics ----------------------------------------------------------------------------------------------------
+
+    def route(self, topic: str, *, acting_master: bool = False) -> Route | None:
+        """Where a topic lives, or None. acting_master: RocketMQ's supportActingMaster, see `_show_acting_master`."""
+        entries = self._topics.get(topic)
+        if not entries:
+            return None
+        brokers = [
+            replace(broker, addresses=dict(sorted(broker.addresses.items())))
+            for name in entries
+            if (broker := self._brokers.get(name)) is not None
+        ]
+        if not brokers:
+            return None
+        queues = [replace(queue) for queue in entries.values()]
+        filters = {
+            address: servers
+            for broker in brokers
+            for address in broker.addresses.values()
+            if (servers := self._filters.get((broker.cluster, address)))
+        }
+        mappings = self._mappings.get(topic)
+        if acting_master and not topic.startswith(SYNC_MEMBER_TOPIC_PREFIX):
+            for broker in brokers:
+                _show_acting_master(broker, entries[broker.name])
+        return Route(brokers, queues, filters, dict(mappings) if mappings else None)
+
+    def put_topic(self, topic: str, queues: Iterable[QueueData]) -> None:
+        """Set a topic's queues by hand (REGISTER_TOPIC_IN_NAMESRV); nothing happens if a broker is not known."""
+        given = list(queues)
+        if all(queue.broker_name in self._brokers for queue in given):
+            for queue in given:
+                self._topics.setdefault(topic, {})[queue.broker_name] = replace(queue)
+
+    def delete_topic(self, topic: str, cluster: str | None = None) -> None:
+        """Forget a topic, or only what the brokers of a cluster have of it. Static mappings go with its last entry."""
+        if cluster is None:
+            self._topics.pop(topic, None)
+        else:
+            for name in self._clusters.get(cluster, {}):
+                self._remove_entry(topic, name)
+        if topic not in self._topics:
+            self._mappings.pop(topic, None)
+
+    def wipe_write_permission(self, broker_name: str) -> int:
+        """Take the write permission from all topics of a broker, until it registers a change; how many topics."""
+        return self._set_permissions(broker_name, lambda perm: perm & ~PERM_WRITE)
+
+    def add_write_permission(self, broker_name: str) -> int:
+        """Make all topics of a broker readable and writable; how many topics."""
+        return self._set_permissions(broker_name, lambda perm: PERM_READ | PERM_WRITE)
+
+    def _set_permissions(self, broker_name: str, change: Callable[[int], int]) -> int:
+        count = 0
+        for entries in self._topics.values():
+            queue = entries.get(broker_name)
+            if queue is not None:
+                queue.perm = change(queue.perm)
+                count += 1
+        return count
+
+    # --- lists -------------------------------------------------------------------------------------------------------
+
+    def topics(self) -> list[str]:
+        """All topics, in the order they became known."""
+        return list(self._topics)
+
+    def topics_of_cluster(self, cluster: str) -> list[str]:
+        """Topics that some broker of the cluster has."""
+        names = self._clusters.get(cluster, {}).keys()
+        return [topic for topic, entries in self._topics.items() if not names.isdisjoint(entries)]
+
+    def topics_by_flags(self, *, needed: int, absent: int = 0) -> list[str]:
+        """Topics whose system flag has the needed bits and none of the absent ones."""
+        return [
+            topic
+            for topic, entries in self._topics.items()
+            if (flag := next(iter(entries.values())).sys_flag) & needed == needed and not flag & absent
+        ]
+
+    def system_topics(self) -> tuple[list[str], str | None]:
+        """The topics named as clusters and brokers, and the address of some broker."""
+        names = [name for cluster, brokers in self._clusters.items() for name in (cluster, *brokers)]
+        address = next((a for broker in self._brokers.values() for _, a in sorted(broker.addresses.items())), None)
+        return names, address
+
+    def brokers(self) -> dict[str, BrokerData]:
+        """Copies of all broker groups by name."""
+        return {
+            name: replace(broker, addresses=dict(sorted(broker.addresses.items())))
+            for name, broker in self._brokers.items()
+        }
+
+    def clusters(self) -> dict[str, list[str]]:
+        """Broker names by cluster."""
+        return {cluster: list(names) for cluster, names in self._clusters.items()}
+
+    def member_addresses(self, broker_name: str) -> dict[int, str]:
+        """Address of every id of a group; empty if there is none."""
+        broker = self._brokers.get(broker_name)
+        return {} if broker is None else dict(sorted(broker.addresses.items()))
+
+    def statistics(self) -> dict[str, int]:
+        """Sizes of the tables."""
+        return {"topics": len(self._topics), "brokers": len(self._live), "clusters": len(self._clusters)}
+
+
+def _show_acting_master(broker: BrokerData, queues: QueueData) -> None:
+    """A group without master whose queues are read only shows its smallest id as 0, so that clients go on reading."""
+    if broker.addresses and MASTER_ID not in broker.addresses and broker.acting_master and not queues.perm & PERM_WRITE:
+        smallest = min(broker.addresses)
+        broker.addresses = {MASTER_ID: broker.addresses[smallest]} | {
+            i: address for i, address in broker.addresses.items() if i != smallest
+        }
+
+
+def _min_id_change(broker: BrokerData, *, offline: str | None, ha_address: str | None) -> MinBrokerIdChange:
+    smallest = min(broker.addresses)
+    everyone = offline is not None or len(broker.addresses) == 1
+    notify = tuple(a for i, a in broker.addresses.items() if everyone or i != smallest)
+    return MinBrokerIdChange(broker.name, smallest, broker.addresses[smallest], offline, ha_address, notify)

@@ -1,0 +1,209 @@
+"""What `fastmq serve`, `fastmq broker` and `fastmq nameserver` run: the one place that knows all parts.
+
+Parts are nested in the order in which they start, and stop in reverse: listeners are bound, the store is opened and
+recovered, the reactor's thread starts, the services run, the connections are served. The first SIGTERM or SIGINT ends
+this in order; a second one at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from functools import partial
+
+import trio
+
+from fastmq import __version__
+from fastmq._reactor import Reactor
+from fastmq._store import Store
+from fastmq.broker.app import Broker
+from fastmq.clock import SystemClock
+from fastmq.config import BrokerConfig, NamesrvConfig
+from fastmq.errors import FastmqError
+from fastmq.nameserver.app import NameServer
+from fastmq.net.server import Listener, Server, Service, open_listener
+
+log = logging.getLogger("fastmq.serve")
+
+SERVICE_BROKER = 0
+SERVICE_VIP = 1
+SERVICE_NAMESRV = 2
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_AT_ONCE = 130
+
+
+def run_serve(broker: BrokerConfig, namesrv: NamesrvConfig, *, started: float | None = None) -> int:
+    """Name server and broker in one process, in the foreground; returns the exit code."""
+    return _run(broker, namesrv, started)
+
+
+def run_broker(broker: BrokerConfig, *, started: float | None = None) -> int:
+    """A broker that registers with the name servers of its configuration."""
+    return _run(broker, None, started)
+
+
+def run_nameserver(namesrv: NamesrvConfig, *, started: float | None = None) -> int:
+    """A name server alone."""
+    return _run(None, namesrv, started)
+
+
+def _run(broker: BrokerConfig | None, namesrv: NamesrvConfig | None, started: float | None) -> int:
+    begin = time.monotonic() if started is None else started
+    try:
+        trio.run(_serve, broker, namesrv, begin, strict_exception_groups=False)
+    except (FastmqError, OSError) as error:
+        log.error("%s", error)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        return EXIT_OK
+    except Exception:
+        log.critical("fastmq stops because of an unexpected failure", exc_info=True)
+        return EXIT_FAILED
+    return EXIT_OK
+
+
+async def _serve(broker_config: BrokerConfig | None, namesrv_config: NamesrvConfig | None, begin: float) -> None:
+    listeners: list[Listener] = []
+    services: dict[int, Service] = {}
+    store: Store | None = None
+    broker: Broker | None = None
+    nameserver: NameServer | None = None
+    clock = SystemClock()
+    try:
+        if namesrv_config is not None:
+            listener = await open_listener(namesrv_config.bind_address, namesrv_config.listen_port, SERVICE_NAMESRV)
+            listeners.append(listener)
+            namesrv_config = dataclasses.replace(namesrv_config, listen_port=listener.port)
+            nameserver = NameServer(namesrv_config, clock)
+            services[SERVICE_NAMESRV] = nameserver
+        if broker_config is not None:
+            bound = await _open_broker_listeners(broker_config)
+            listeners += bound
+            broker_config = _settle(broker_config, bound, namesrv_config)
+            store = await trio.to_thread.run_sync(partial(open_store, broker_config))
+            for sentence in store.recovery_log:
+                log.info("recovery: %s", sentence)
+        reactor = Reactor(store, hot=broker_config.hot_road_enable if broker_config else False)
+        server = Server(reactor, services)
+        if broker_config is not None and store is not None:
+            store.start()
+            broker = Broker(broker_config, store, clock, reactor=reactor, hot_service=SERVICE_BROKER)
+            services[SERVICE_BROKER] = broker
+            services[SERVICE_VIP] = broker.vip
+        thread = threading.Thread(target=reactor.run, name="fastmq-reactor", daemon=True)
+        thread.start()
+        try:
+            await _serve_until_told(server, listeners, nameserver, broker, begin)
+        finally:
+            reactor.stop()
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(thread.join)
+            reactor.close()
+    finally:
+        for listener in listeners:
+            listener.socket.close()
+        if store is not None:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(store.close)
+    log.info("stopped")
+
+
+async def _serve_until_told(
+    server: Server, listeners: list[Listener], nameserver: NameServer | None, broker: Broker | None, begin: float
+) -> None:
+    async with trio.open_nursery() as services:
+        if nameserver is not None:
+            services.start_soon(nameserver.run)
+        async with trio.open_nursery() as connections:
+            await connections.start(server.run, listeners)
+            if broker is not None:
+                await services.start(broker.run)
+            _say_ready(nameserver, broker, begin)
+            await _wait_for_stop()
+            log.info("stopping")
+            if broker is not None:
+                await broker.drain()
+            connections.cancel_scope.cancel()
+        if broker is not None:
+            await broker.finish()
+        services.cancel_scope.cancel()
+
+
+async def _wait_for_stop() -> None:
+    """Return at the first signal; from then on a second one ends the process at once."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            break
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _exit_at_once)
+
+
+def _exit_at_once(number: int, frame: object) -> None:
+    sys.stderr.write("fastmq: told twice to stop, gone at once\n")
+    sys.stderr.flush()
+    os._exit(EXIT_AT_ONCE)
+
+
+def _say_ready(nameserver: NameServer | None, broker: Broker | None, begin: float) -> None:
+    parts = []
+    if nameserver is not None:
+        parts.append(f"name server on {nameserver.config.bind_address}:{nameserver.config.listen_port}")
+    if broker is not None:
+        parts.append(f"broker {broker.config.broker_name} on {broker.config.broker_ip1}:{broker.config.listen_port}")
+    took_ms = (time.monotonic() - begin) * 1000
+    log.info("fastmq %s is ready after %.0f ms: %s", __version__, took_ms, ", ".join(parts))
+
+
+async def _open_broker_listeners(config: BrokerConfig) -> list[Listener]:
+    bound = [await open_listener(config.bind_address, config.listen_port, SERVICE_BROKER)]
+    if config.listen_port == 0 or config.fast_listen_port > 0:
+        try:
+            bound.append(await open_listener(config.bind_address, config.fast_listen_port, SERVICE_VIP))
+        except OSError:
+            bound[0].socket.close()
+            raise
+    return bound
+
+
+def _settle(config: BrokerConfig, bound: list[Listener], namesrv: NamesrvConfig | None) -> BrokerConfig:
+    """The configuration with the ports that were really bound and the embedded name server's address."""
+    changes: dict[str, object] = {"listen_port": bound[0].port}
+    if len(bound) > 1:
+        changes["fast_listen_port"] = bound[1].port
+    if namesrv is not None and not config.namesrv_addr:
+        host = "127.0.0.1" if namesrv.bind_address in {"0.0.0.0", "::"} else namesrv.bind_address  # noqa: S104
+        changes["namesrv_addr"] = f"{host}:{namesrv.listen_port}"
+    return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
+
+
+def open_store(config: BrokerConfig, options: Mapping[str, object] | None = None) -> Store:
+    """The store of a broker's configuration, recovered; its threads are not started yet. Raises StoreError."""
+    os.makedirs(config.store_path_root_dir, exist_ok=True)
+    return Store(
+        config.store_path_root_dir,
+        store_host=(config.broker_ip1, config.listen_port),
+        commit_log_path=config.store_path_commit_log,
+        segment_bytes=config.mapped_file_size_commit_log,
+        queue_file_bytes=-(-config.mapped_file_size_consume_queue // 20) * 20,
+        index_slots=config.max_hash_slot_num,
+        index_entries=config.max_index_num,
+        index_enabled=config.message_index_enable,
+        sync_flush=config.sync_flush,
+        flush_interval_ms=config.flush_interval_commit_log,
+        flush_least_pages=config.flush_commit_log_least_pages,
+        flush_thorough_interval_ms=config.flush_commit_log_thorough_interval,
+        queue_flush_interval_ms=config.flush_interval_consume_queue,
+        allocate_step_bytes=config.allocate_step_bytes,
+        max_message_bytes=config.max_message_size,
+        delay_levels_ms=config.delay_levels_ms,
+        check_crc_on_recover=config.check_crc_on_recover,
+        **(options or {}),  # type: ignore[arg-type]
+    )

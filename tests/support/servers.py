@@ -1,0 +1,261 @@
+"""Servers under test as whole processes: fastmq, and a real Apache RocketMQ with the same interface."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from support import remoting, toolchains
+from support.waiting import wait_until
+
+CLUSTER = "DefaultCluster"
+BROKER = "broker-a"
+
+# 18 levels as in the default, all short: retries must not take minutes here
+SHORT_DELAY_LEVELS = " ".join(["1s", "2s", *["1s"] * 16])
+
+SETTINGS: Mapping[str, str] = {
+    "brokerClusterName": CLUSTER,
+    "brokerName": BROKER,
+    "brokerId": "0",
+    "brokerIP1": "127.0.0.1",
+    "brokerRole": "ASYNC_MASTER",
+    "flushDiskType": "ASYNC_FLUSH",
+    "autoCreateTopicEnable": "true",
+    "enablePropertyFilter": "true",
+    "traceTopicEnable": "true",
+    "fileReservedTime": "72",
+    "deleteWhen": "04",
+    "maxMessageSize": "4194304",
+    "messageDelayLevel": SHORT_DELAY_LEVELS,
+    # on a busy machine a queued send is answered late rather than refused
+    "waitTimeMillsInSendQueue": "3000",
+    "osPageCacheBusyTimeOutMills": "5000",
+}
+
+JVM_MODULES = (
+    "--add-exports=java.base/sun.nio.ch=ALL-UNNAMED",
+    "--add-opens=java.base/sun.nio.ch=ALL-UNNAMED",
+    "--add-opens=java.base/java.nio=ALL-UNNAMED",
+    "--add-opens=java.base/java.lang=ALL-UNNAMED",
+    "--add-opens=java.base/java.util=ALL-UNNAMED",
+)
+
+
+def _free(ports: Sequence[int]) -> bool:
+    sockets: list[socket.socket] = []
+    try:
+        for port in ports:
+            one = socket.socket()
+            sockets.append(one)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.bind(("127.0.0.1", port))
+    except OSError:
+        return False
+    finally:
+        for one in sockets:
+            one.close()
+    return True
+
+
+def free_port_block(count: int = 5) -> int:
+    """The first of `count` free neighbouring ports, below the range the system gives to outgoing connections."""
+    for _ in range(200):
+        first = random.randrange(15000, 32000 - count)
+        if _free(range(first, first + count)):
+            return first
+    raise AssertionError("no block of free ports was found")
+
+
+class Server(ABC):
+    """A name server and a broker. Ports and data stay the same over stop, kill and restart."""
+
+    name = "server"
+
+    def __init__(self, data: Path, settings: Mapping[str, str] | None = None) -> None:
+        self.data = data
+        self.settings = {**SETTINGS, **(settings or {})}
+        block = free_port_block()
+        self.namesrv_port = block
+        self.listen_port = block + 3  # VIP is block + 1, HA block + 4
+        self.log = data / f"{self.name}.log"
+        self.processes: list[subprocess.Popen[bytes]] = []
+        data.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def namesrv(self) -> str:
+        return f"127.0.0.1:{self.namesrv_port}"
+
+    @property
+    def broker(self) -> str:
+        return f"127.0.0.1:{self.listen_port}"
+
+    @property
+    def store(self) -> Path:
+        return self.data / "store"
+
+    @abstractmethod
+    def start(self) -> Server:
+        """Starts the processes and waits until both ports serve."""
+
+    def broker_settings(self) -> dict[str, str]:
+        """The content of broker.conf."""
+        return {
+            **self.settings,
+            "listenPort": str(self.listen_port),
+            "haListenPort": str(self.listen_port + 1),
+            "namesrvAddr": self.namesrv,
+            "storePathRootDir": str(self.store),
+            "storePathCommitLog": str(self.store / "commitlog"),
+        }
+
+    def _spawn(self, command: Sequence[str], env: Mapping[str, str]) -> None:
+        with self.log.open("ab") as log:
+            self.processes.append(
+                subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=dict(env),
+                    cwd=self.data,
+                )
+            )
+
+    def _ready(self) -> None:
+        def serves() -> bool:
+            for process in self.processes:
+                if process.poll() is not None:
+                    raise RuntimeError(f"{self.name} ended with {process.returncode} at its start:\n{self.log_tail()}")
+            if not remoting.has_route(self.namesrv_port, "TBW102"):
+                return False
+            with socket.create_connection(("127.0.0.1", self.listen_port), timeout=2):
+                return True
+
+        try:
+            wait_until(serves, f"{self.name} serves a route of TBW102 and its broker port", 60)
+        except BaseException as error:
+            self.kill()
+            if isinstance(error, AssertionError):
+                raise AssertionError(f"{error}\n{self.log_tail()}") from None
+            raise
+
+    def _end(self, number: int, seconds: float) -> None:
+        for process in reversed(self.processes):
+            if process.poll() is None:
+                process.send_signal(number)
+            try:
+                process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                self.processes.clear()
+                raise AssertionError(f"{self.name} did not end within {seconds} s\n{self.log_tail()}") from None
+        self.processes.clear()
+
+    def stop(self) -> None:
+        """SIGTERM, and waits for an orderly end."""
+        self._end(signal.SIGTERM, 60)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._end(signal.SIGKILL, 30)
+
+    def restart(self) -> None:
+        """An orderly stop, then a start on the same ports and data."""
+        self.stop()
+        self.start()
+
+    def log_tail(self, lines: int = 40) -> str:
+        """The last lines of what the processes printed."""
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return "\n".join(text.splitlines()[-lines:])
+
+    def __enter__(self) -> Server:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        if self.processes:
+            self.stop()
+
+
+class FastmqServer(Server):
+    """`fastmq serve` of this environment's Python."""
+
+    name = "fastmq"
+
+    def __init__(self, data: Path, settings: Mapping[str, str] | None = None, hot_road: bool = True) -> None:
+        super().__init__(data, settings)
+        self.hot_road = hot_road
+
+    def start(self) -> Server:
+        command = [sys.executable, "-m", "fastmq", "serve"]
+        command += ["--namesrv-port", str(self.namesrv_port), "--listen-port", str(self.listen_port)]
+        for key, value in self.broker_settings().items():
+            if key not in ("listenPort", "namesrvAddr"):
+                command += ["--set", f"{key}={value}"]
+        source = str(toolchains.TESTS.parent / "src")
+        path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
+        road = "true" if self.hot_road else "false"
+        env = {**os.environ, "FASTMQ_HOT_ROAD_ENABLE": road, "PYTHONPATH": path, "HOME": str(self.data)}
+        self._spawn(command, env)
+        self._ready()
+        return self
+
+
+class ApachePeer(Server):
+    """Apache RocketMQ from its published jars."""
+
+    name = "apache"
+
+    def start(self) -> Server:
+        java = toolchains.program("java")
+        libraries = toolchains.apache_class_path()
+        home = self.data / "apache-home"
+        home.mkdir(exist_ok=True)
+        namesrv_conf = home / "namesrv.conf"
+        namesrv_conf.write_text(f"listenPort={self.namesrv_port}\nkvConfigPath={home}/kvConfig.json\n")
+        broker_conf = home / "broker.conf"
+        broker_conf.write_text("".join(f"{key}={value}\n" for key, value in self.broker_settings().items()))
+
+        def command(heap: str, main: str, logback: str, conf: Path) -> list[str]:
+            options = [java, "-server", f"-Xms{heap}", f"-Xmx{heap}", "-XX:MaxDirectMemorySize=512m"]
+            options += ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", f"-Duser.home={home}"]
+            options += [f"-Drocketmq.home.dir={home}", "-Dio.netty.tryReflectionSetAccessible=true", *JVM_MODULES]
+            return [*options, f"-Drmq.logback.configurationFile={logback}", "-cp", libraries, main, "-c", str(conf)]
+
+        package = "org.apache.rocketmq"
+        env = {key: value for key, value in os.environ.items() if not key.startswith("ROCKETMQ")}
+        self._spawn(command("128m", f"{package}.namesrv.NamesrvStartup", "rmq.namesrv.logback.xml", namesrv_conf), env)
+        self._spawn(command("512m", f"{package}.broker.BrokerStartup", "rmq.broker.logback.xml", broker_conf), env)
+        self._ready()
+        return self
+
+    def stop(self) -> None:
+        super().stop()
+
+        # the HA port may outlive the process for a moment
+        wait_until(
+            lambda: _free([self.listen_port, self.listen_port + 1, self.namesrv_port]), "the ports are free again"
+        )
+
+
+def roads() -> list[str]:
+    """What the wire tests run against: both roads of fastmq, or Apache when FASTMQ_TEST_TARGET says so."""
+    if os.environ.get("FASTMQ_TEST_TARGET") == "apache":
+        return ["apache"]
+    return ["hot", "cold"]
+
+
+def make_server(road: str, data: Path, settings: Mapping[str, str] | None = None) -> Server:
+    """A server of one of `roads()`, not started."""
+    if road == "apache":
+        return ApachePeer(data, settings)
+    return FastmqServer(data, settings, hot_road=road == "hot")

@@ -1,0 +1,122 @@
+"""What a test needs beside Python: a JDK, Maven, Go. Absent ones skip the test; never where CI is set."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+TESTS = Path(__file__).resolve().parents[1]
+JAVA_TESTS = TESTS / "wire" / "java"
+JAVA_TARGET = JAVA_TESTS / "target"
+GO_TESTS = TESTS / "wire" / "go"
+INTEROP = TESTS / "interop"
+
+
+class ToolchainMissing(Exception):
+    """A program or published package that a test needs is not there."""
+
+
+def missing(reason: str) -> NoReturn:
+    """Skips the test, or fails it where CI is set: a skipped compatibility test must not pass for a good one."""
+    if os.environ.get("CI", "").lower() not in ("", "0", "false"):
+        pytest.fail(f"{reason} (CI is set, so this is not skipped)")
+    pytest.skip(reason)
+
+
+def program(name: str) -> str:
+    """The path of a program; ToolchainMissing if it is not installed."""
+    home = os.environ.get("JAVA_HOME")
+    if name in ("java", "javac") and home and (Path(home) / "bin" / name).exists():
+        return str(Path(home) / "bin" / name)
+    found = shutil.which(name)
+    if found is None:
+        raise ToolchainMissing(f"{name} is not on the PATH")
+    return found
+
+
+@cache
+def class_path(pom: Path, name: str, *arguments: str) -> str:
+    """The class path Maven resolves for a pom, kept in the target folder under `name`."""
+    kept = JAVA_TARGET / f"{name}.cp"
+    if kept.exists() and kept.stat().st_mtime >= pom.stat().st_mtime:
+        text = kept.read_text().strip()
+        if text and all(Path(jar).exists() for jar in text.split(os.pathsep)):
+            return text
+    maven = program("mvn")
+    JAVA_TARGET.mkdir(parents=True, exist_ok=True)
+    fresh = kept.with_suffix(f".{os.getpid()}")
+    command = [maven, "-B", "-q", "-f", str(pom), *arguments, "dependency:build-classpath"]
+    command += ["-DincludeScope=runtime", f"-Dmdep.outputFile={fresh}"]
+    for offline in (["-o"], []):
+        done = subprocess.run([*command, *offline], capture_output=True, text=True, timeout=900, check=False)
+        if done.returncode == 0 and fresh.exists():
+            fresh.replace(kept)
+            return kept.read_text().strip()
+    raise ToolchainMissing(f"Maven cannot resolve {name}: {(done.stdout + done.stderr).strip()[-500:]}")
+
+
+@cache
+def compiled(name: str, libraries: str, *sources: Path) -> Path:
+    """Compiles Java sources once per `name` (a client version) and returns the folder with the classes."""
+    javac = program("javac")
+    classes = JAVA_TARGET / f"classes-{name}"
+    stamp = classes / "compiled"
+    if stamp.exists() and all(stamp.stat().st_mtime >= source.stat().st_mtime for source in sources):
+        return classes
+    shutil.rmtree(classes, ignore_errors=True)
+    classes.mkdir(parents=True)
+    command = [javac, "--release", "17", "-encoding", "UTF-8", "-nowarn", "-Xlint:none", "-cp", libraries]
+    done = subprocess.run(
+        [*command, "-d", str(classes), *map(str, sources)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, f"javac failed for {name}:\n{done.stdout}{done.stderr}"
+    stamp.touch()
+    return classes
+
+
+def client_class_path(version: str) -> str:
+    """Scenario runner and client of one version."""
+    libraries = class_path(JAVA_TESTS / "pom.xml", f"client-{version}", "-Pclient", f"-Dclient.version={version}")
+    sources = sorted((JAVA_TESTS / "src" / "client" / "wire").glob("*.java"))
+    return f"{compiled(version, libraries, *sources)}{os.pathsep}{libraries}"
+
+
+def tools_class_path() -> str:
+    """Command runner and mqadmin."""
+    libraries = class_path(JAVA_TESTS / "pom.xml", "tools", "-Ptools")
+    sources = sorted((JAVA_TESTS / "src" / "tools" / "wire").glob("*.java"))
+    sources.append(JAVA_TESTS / "src" / "client" / "wire" / "Json.java")
+    return f"{compiled('tools', libraries, *sources)}{os.pathsep}{libraries}"
+
+
+def apache_class_path() -> str:
+    """Name server and broker of a real Apache RocketMQ."""
+    return class_path(INTEROP / "pom.xml", "apache")
+
+
+@cache
+def go_program() -> Path:
+    """The Go scenario runner, built when its sources are newer."""
+    go = program("go")
+    binary = GO_TESTS / "bin" / "wire"
+    sources = [*GO_TESTS.glob("*.go"), GO_TESTS / "go.mod", GO_TESTS / "go.sum"]
+    if binary.exists() and all(binary.stat().st_mtime >= source.stat().st_mtime for source in sources):
+        return binary
+    done = subprocess.run(
+        [go, "build", "-buildvcs=false", "-o", str(binary), "."],
+        cwd=GO_TESTS,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    if done.returncode != 0 and "dial tcp" in done.stderr:
+        raise ToolchainMissing(f"Go cannot download the client's modules: {done.stderr.strip()[-300:]}")
+    assert done.returncode == 0, f"go build failed:\n{done.stdout}{done.stderr}"
+    return binary

@@ -1,0 +1,76 @@
+package wire;
+
+import java.util.ArrayList;
+import java.util.Collection;
+import java.util.HashSet;
+import java.util.List;
+import java.util.Set;
+import java.util.concurrent.CopyOnWriteArrayList;
+import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
+import org.apache.rocketmq.client.consumer.listener.ConsumeOrderlyStatus;
+import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
+import org.apache.rocketmq.client.consumer.listener.MessageListenerOrderly;
+import org.apache.rocketmq.common.message.MessageExt;
+
+/** What one or several consumers got, in the order they got it. */
+final class Inbox {
+    final List<MessageExt> messages = new CopyOnWriteArrayList<>();
+    final List<Long> times = new CopyOnWriteArrayList<>();
+
+    void add(MessageExt message) {
+        times.add(System.currentTimeMillis());
+        messages.add(message);
+    }
+
+    MessageListenerConcurrently concurrently() {
+        return (batch, context) -> {
+            batch.forEach(this::add);
+            return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+        };
+    }
+
+    MessageListenerOrderly orderly() {
+        return (batch, context) -> {
+            batch.forEach(this::add);
+            return ConsumeOrderlyStatus.SUCCESS;
+        };
+    }
+
+    List<String> bodies() {
+        List<String> bodies = new ArrayList<>();
+        for (MessageExt message : messages) {
+            bodies.add(Ctx.text(message));
+        }
+        return bodies;
+    }
+
+    Set<String> distinct() {
+        return new HashSet<>(bodies());
+    }
+
+    int size() {
+        return messages.size();
+    }
+
+    /** Waits for exactly these bodies, each at least once; more of other kinds fail. */
+    void awaitAll(Ctx ctx, long millis, Collection<String> expected) throws Exception {
+        Set<String> wanted = new HashSet<>(expected);
+        try {
+            ctx.await(millis, () -> distinct().containsAll(wanted), "the consumers got all %d messages", wanted.size());
+        } catch (Failure failure) {
+            Set<String> missing = new HashSet<>(wanted);
+            missing.removeAll(distinct());
+            throw new Failure(failure.getMessage() + "; " + missing.size() + " are missing, for example "
+                + missing.stream().sorted().limit(5).toList());
+        }
+        Set<String> extra = distinct();
+        extra.removeAll(wanted);
+        ctx.check(extra.isEmpty(), "no other messages arrive, but there are %s", extra);
+    }
+
+    /** As awaitAll, and none came twice. */
+    void awaitOnce(Ctx ctx, long millis, Collection<String> expected) throws Exception {
+        awaitAll(ctx, millis, expected);
+        ctx.equal(expected.size(), size(), "the number of deliveries, none twice,");
+    }
+}
