@@ -43,7 +43,7 @@ def extension(name: str, *c_sources: str) -> Extension:
 
 setup(
     ext_modules=cythonize(
-        [extension("_store", "_crc.c"), extension("_codec"), extension("_reactor")],
+        [extension("_store", "_crc.c"), extension("_codec"), extension("_reactor"), extension("_load")],
         build_dir="build/cython",
         include_path=["src"],
         compiler_directives=DIRECTIVES,

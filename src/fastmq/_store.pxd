@@ -108,8 +108,6 @@ cdef class Store:
     cdef void* engine               # private
     cdef object _threads
     cdef object _wall_clock
-    cdef object _paths
-    cdef object _closing
     cdef readonly list recovery_log
     cdef readonly str root
 

@@ -24,17 +24,18 @@ SERVE_DATA = "fastmq-data"
 def main(arguments: Sequence[str] | None = None, env: Mapping[str, str] | None = None) -> int:
     """Run a command line (sys.argv by default); returns the exit code. --help and --version raise SystemExit."""
     started = time.monotonic()
-    options = build_parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = build_parser(given[0] if given else "").parse_args(given)
     try:
-        command = {"serve": _serve, "broker": _broker, "nameserver": _nameserver}[options.command]
+        command = {"serve": _serve, "broker": _broker, "nameserver": _nameserver, "bench": _bench}[options.command]
         return command(options, os.environ if env is None else env, started)
     except UsageError as error:
         sys.stderr.write(f"fastmq: {error}\n")
         return EXIT_USAGE
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """All commands and their flags."""
+def build_parser(wanted: str = "") -> argparse.ArgumentParser:
+    """All commands and their flags; those that are slow to import only for the wanted command."""
     parser = argparse.ArgumentParser(
         prog="fastmq",
         description="A message broker and name server that speak Apache RocketMQ.",
@@ -69,6 +70,12 @@ def build_parser() -> argparse.ArgumentParser:
     nameserver.add_argument("-p", "--port", metavar="PORT", help="port to listen on, 0 for a free one (default: 9876)")
     nameserver.add_argument("--data", metavar="DIR", help="keep its files in DIR/namesrv (default: $HOME/namesrv)")
     _add_common(nameserver)
+
+    bench = commands.add_parser("bench", help="load a server and measure", description="Load a RocketMQ server.")
+    if wanted == "bench":
+        from fastmq.bench.command import add_arguments  # noqa: PLC0415
+
+        add_arguments(bench)
     return parser
 
 
@@ -127,6 +134,12 @@ def _nameserver(options: argparse.Namespace, env: Mapping[str, str], started: fl
     from fastmq import serve  # noqa: PLC0415
 
     return serve.run_nameserver(config, started=started)
+
+
+def _bench(options: argparse.Namespace, env: Mapping[str, str], started: float) -> int:
+    from fastmq.bench.command import run  # noqa: PLC0415
+
+    return run(options)
 
 
 def _given(**flags: str | None) -> dict[str, str]:

@@ -27,14 +27,13 @@ _SIZE = (1, limits.MAX_SEGMENT_BYTES)
 _INT = (0, (1 << 31) - 1)
 _COUNT = (1, (1 << 31) - 1)
 _PERIOD = (1, _LONG - 1)  # milliseconds
-_LOOPBACK = re.compile(r"127\.\d+\.\d+\.\d+|::1|localhost")
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.%\w]+\]|[^\s:;\[\]/]+):(\d{1,5})")
 _DELAY_LEVEL = re.compile(r"(\d+)([smhd])")
 _DELAY_UNIT_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 # variables of the build, not settings
 _OTHER_VARIABLES = frozenset({"FASTMQ_DEBUG", "FASTMQ_SANITIZE"})
 # refused by the update commands whatever configBlackList says
-_NEVER_UPDATED = frozenset({"configBlackList", "rocketmqHome"})
+_NEVER_UPDATED = frozenset({"brokerConfigPath", "configBlackList", "configStorePath", "kvConfigPath", "rocketmqHome"})
 
 __all__ = [
     "BrokerConfig",
@@ -115,6 +114,7 @@ class _Config:
     """What both configurations can do."""
 
     given: frozenset[str] = frozenset()  # names of the properties that some source has set
+    config_black_list: str = ""
 
     def to_properties(self, *, only_given: bool = False) -> str:
         """All settings as `name=value` lines in alphabetical order, as getBrokerConfig answers.
@@ -129,8 +129,7 @@ class _Config:
 
     def black_list(self) -> frozenset[str]:
         """Property names that update commands must refuse as a whole with NO_PERMISSION."""
-        listed: str = getattr(self, "config_black_list", "")
-        return _NEVER_UPDATED | {name.strip() for name in listed.split(";") if name.strip()}
+        return _NEVER_UPDATED | {name.strip() for name in self.config_black_list.split(";") if name.strip()}
 
     def refused_updates(self, updates: Iterable[str]) -> list[str]:
         """Those of the property names that are on the black list, sorted."""
@@ -185,7 +184,6 @@ class BrokerConfig(_Config):
     flush_consumer_offset_interval: int = _setting(
         "flushConsumerOffsetInterval", 5000, "how often consumer offsets go to disk", _PERIOD
     )
-    reject_transaction_message: bool = _setting("rejectTransactionMessage", False, "refuse transactional sends")
     long_polling_enable: bool = _setting("longPollingEnable", True, "hold pulls that find nothing")
     short_polling_time_mills: int = _setting(
         "shortPollingTimeMills", 1000, "how long they are held with longPollingEnable=false", _PERIOD
@@ -199,19 +197,10 @@ class BrokerConfig(_Config):
     register_name_server_period: int = _setting(
         "registerNameServerPeriod", 30_000, "how often to register", (10_000, 60_000), clamp=True
     )
-    force_register: bool = _setting("forceRegister", True, "register without asking first if something changed")
     compressed_register: bool = _setting("compressedRegister", False, "pack the registration with zlib")
-    disable_consume_if_consumer_read_slowly: bool = _setting(
-        "disableConsumeIfConsumerReadSlowly", False, "shut out groups that fall too far behind"
-    )
-    consumer_fallbehind_threshold: int = _setting(
-        "consumerFallbehindThreshold", 16 << 30, "bytes behind that count as too far", (0, _LONG - 1)
-    )
     start_accept_send_request_time_stamp: int = _setting(
         "startAcceptSendRequestTimeStamp", 0, "refuse sends before this moment (ms since the epoch)"
     )
-    enable_property_filter: bool = _setting("enablePropertyFilter", False, "allow SQL92 subscriptions")
-    filter_support_retry: bool = _setting("filterSupportRetry", False, "apply SQL92 filters to retried messages")
     reject_pull_consumer_enable: bool = _setting("rejectPullConsumerEnable", False, "refuse pull consumers")
     channel_expired_timeout: int = _setting(
         "channelExpiredTimeout", 120_000, "a client without heartbeats for so long is forgotten", _PERIOD
@@ -232,17 +221,6 @@ class BrokerConfig(_Config):
     delay_offset_update_version_step: int = _setting(
         "delayOffsetUpdateVersionStep", 200, "deliveries per step of the delay table's version", (1, _LONG - 1)
     )
-    transaction_time_out: int = _setting(
-        "transactionTimeOut", 6000, "age of a half message at its first check", _PERIOD
-    )
-    transaction_check_max: int = _setting("transactionCheckMax", 15, "checks before a half message is dropped", _INT)
-    transaction_check_interval: int = _setting(
-        "transactionCheckInterval", 30_000, "how often half messages are looked at", _PERIOD
-    )
-    enable_single_topic_register: bool = _setting(
-        "enableSingleTopicRegister", False, "announce a new topic alone instead of the whole table"
-    )
-    lock_in_strict_mode: bool = _setting("lockInStrictMode", False, "queue locks also check the group's members")
     enable_create_sys_group: bool = _setting("enableCreateSysGroup", True, "system groups may be created")
     store_reply_message_enable: bool = _setting("storeReplyMessageEnable", True, "store request-reply answers")
     config_black_list: str = _setting(
@@ -271,9 +249,6 @@ class BrokerConfig(_Config):
     # --- org.apache.rocketmq.remoting.netty.NettyServerConfig -----------------------------------------------------
     bind_address: str = _setting(
         "bindAddress", "127.0.0.1", "address to listen on; 0.0.0.0 for all (RocketMQ's default)"
-    )
-    server_channel_max_idle_time_seconds: int = _setting(
-        "serverChannelMaxIdleTimeSeconds", limits.IDLE_SECONDS, "a silent connection is closed after (s)", _COUNT
     )
 
     # --- org.apache.rocketmq.store.config.MessageStoreConfig --------------------------------------------------------
@@ -313,9 +288,6 @@ class BrokerConfig(_Config):
         "flushDelayOffsetInterval", 10_000, "how often the progress of delayed messages goes to disk", _PERIOD
     )
     clean_resource_interval: int = _setting("cleanResourceInterval", 10_000, "how often retention looks", _PERIOD)
-    delete_commit_log_files_interval: int = _setting(
-        "deleteCommitLogFilesInterval", 100, "pause between two deleted files", (0, _LONG - 1)
-    )
     delete_when: str = _setting("deleteWhen", "04", "hours of the day for deleting, `;` between them")
     file_reserved_time: int = _setting("fileReservedTime", 72, "hours that a commit log file is kept", _INT)
     disk_max_used_space_ratio: int = _setting(
@@ -339,12 +311,6 @@ class BrokerConfig(_Config):
     max_transfer_count_on_message_in_memory: int = _setting(
         "maxTransferCountOnMessageInMemory", 32, "messages of one pull answer from memory", _SIZE
     )
-    max_transfer_bytes_on_message_in_disk: int = _setting(
-        "maxTransferBytesOnMessageInDisk", 65_536, "bytes of one pull answer from disk", _SIZE
-    )
-    max_transfer_count_on_message_in_disk: int = _setting(
-        "maxTransferCountOnMessageInDisk", 8, "messages of one pull answer from disk", _SIZE
-    )
     access_message_in_memory_max_ratio: int = _setting(
         "accessMessageInMemoryMaxRatio", 40, "percent of memory that counts as holding the newest messages", (1, 100)
     )
@@ -363,14 +329,27 @@ class BrokerConfig(_Config):
     )
     sync_flush_timeout: int = _setting("syncFlushTimeout", 5000, "longest wait for a synchronous flush", _PERIOD)
     in_sync_replicas: int = _setting("inSyncReplicas", 1, "above 1 is refused: replication is not built yet", _COUNT)
-    auto_message_version_on_topic_len: bool = _setting(
-        "autoMessageVersionOnTopicLen", True, "topics over 127 bytes are stored in the V2 form"
-    )
-    timer_max_delay_sec: int = _setting("timerMaxDelaySec", 259_200, "longest delay by time (s)", (0, _LONG - 1))
-    enable_dledger_commit_log: bool = _setting("enableDLegerCommitLog", False, "not built, true is refused")
+    enable_d_leger_commit_log: bool = _setting("enableDLegerCommitLog", False, "not built, true is refused")
     store_type: str = _setting("storeType", "default", "only `default` is built", choices=("default", "defaultRocksDB"))
 
     # --- kept: read, checked and shown, without effect ----------------------------------------------------------------
+    reject_transaction_message: bool = _kept("rejectTransactionMessage", False)
+    force_register: bool = _kept("forceRegister", True)
+    disable_consume_if_consumer_read_slowly: bool = _kept("disableConsumeIfConsumerReadSlowly", False)
+    consumer_fallbehind_threshold: int = _kept("consumerFallbehindThreshold", 16 << 30)
+    enable_property_filter: bool = _kept("enablePropertyFilter", False)
+    filter_support_retry: bool = _kept("filterSupportRetry", False)
+    transaction_time_out: int = _kept("transactionTimeOut", 6000)
+    transaction_check_max: int = _kept("transactionCheckMax", 15)
+    transaction_check_interval: int = _kept("transactionCheckInterval", 30_000)
+    enable_single_topic_register: bool = _kept("enableSingleTopicRegister", False)
+    lock_in_strict_mode: bool = _kept("lockInStrictMode", False)
+    server_channel_max_idle_time_seconds: int = _kept("serverChannelMaxIdleTimeSeconds", limits.IDLE_SECONDS)
+    delete_commit_log_files_interval: int = _kept("deleteCommitLogFilesInterval", 100)
+    max_transfer_bytes_on_message_in_disk: int = _kept("maxTransferBytesOnMessageInDisk", 65_536)
+    max_transfer_count_on_message_in_disk: int = _kept("maxTransferCountOnMessageInDisk", 8)
+    auto_message_version_on_topic_len: bool = _kept("autoMessageVersionOnTopicLen", True)
+    timer_max_delay_sec: int = _kept("timerMaxDelaySec", 259_200)
     fetch_namesrv_addr_by_address_server: bool = _kept("fetchNamesrvAddrByAddressServer", False)
     fetch_name_srv_addr_by_dns_lookup: bool = _kept("fetchNameSrvAddrByDnsLookup", False)
     update_name_server_addr_period: int = _kept("updateNameServerAddrPeriod", 120_000)
@@ -384,8 +363,8 @@ class BrokerConfig(_Config):
     end_transaction_thread_pool_nums: int = _kept("endTransactionThreadPoolNums", 12)
     ack_message_thread_pool_nums: int = _kept("ackMessageThreadPoolNums", 16)
     process_reply_message_thread_pool_nums: int = _kept("processReplyMessageThreadPoolNums", 20)
-    send_thread_pool_queue_capacity: int = _kept("sendThreadPoolQueueCapacity", 10000)
-    pull_thread_pool_queue_capacity: int = _kept("pullThreadPoolQueueCapacity", 100_000)
+    send_thread_pool_queue_capacity: int = _setting("sendThreadPoolQueueCapacity", 10000, "shown by brokerStatus")
+    pull_thread_pool_queue_capacity: int = _setting("pullThreadPoolQueueCapacity", 100_000, "shown by brokerStatus")
     flush_consumer_offset_history_interval: int = _kept("flushConsumerOffsetHistoryInterval", 60000)
     transfer_msg_by_heap: bool = _kept("transferMsgByHeap", True)
     high_speed_mode: bool = _kept("highSpeedMode", False)
@@ -421,7 +400,7 @@ class BrokerConfig(_Config):
     sync_controller_metadata_period: int = _kept("syncControllerMetadataPeriod", 10000)
     controller_heart_beat_timeout_mills: int = _kept("controllerHeartBeatTimeoutMills", 10000)
     use_static_subscription: bool = _kept("useStaticSubscription", False)
-    revive_queue_num: int = _kept("reviveQueueNum", 8)
+    revive_queue_num: int = _setting("reviveQueueNum", 8, "queues of the pop revive topic")
     revive_interval: int = _kept("reviveInterval", 1000)
     revive_scan_time: int = _kept("reviveScanTime", 10000)
     revive_max_slow: int = _kept("reviveMaxSlow", 3)
@@ -447,25 +426,33 @@ class BrokerConfig(_Config):
     enable_skip_long_awaiting_ack: bool = _kept("enableSkipLongAwaitingAck", False)
     revive_ack_wait_ms: int = _kept("reviveAckWaitMs", 180_000)
     pop_response_return_actual_retry_topic: bool = _kept("popResponseReturnActualRetryTopic", False)
-    server_load_balancer_enable: bool = _kept("serverLoadBalancerEnable", True)
+    server_load_balancer_enable: bool = _setting(
+        "serverLoadBalancerEnable", True, "answer requests for queue assignments"
+    )
     default_message_request_mode: str = _kept("defaultMessageRequestMode", "PULL")
     default_pop_share_queue_num: int = _kept("defaultPopShareQueueNum", -1)
-    lite_pull_message_enable: bool = _kept("litePullMessageEnable", True)
+    lite_pull_message_enable: bool = _setting("litePullMessageEnable", True, "answer lite pulls")
     enable_detail_stat: bool = _kept("enableDetailStat", True)
-    auto_delete_unused_stats: bool = _kept("autoDeleteUnusedStats", True)
+    auto_delete_unused_stats: bool = _setting(
+        "autoDeleteUnusedStats", True, "deleting a topic or group deletes its counters"
+    )
     metrics_exporter_type: str = _kept("metricsExporterType", "DISABLE")
     metrics_prom_exporter_port: int = _kept("metricsPromExporterPort", 5557)
     cold_ctr_strategy_enable: bool = _kept("coldCtrStrategyEnable", False)
     cg_cold_read_threshold: int = _kept("cgColdReadThreshold", 3_145_728)
     global_cold_read_threshold: int = _kept("globalColdReadThreshold", 104_857_600)
     use_pid_cold_ctr_strategy: bool = _kept("usePIDColdCtrStrategy", True)
-    enable_mixed_message_type: bool = _kept("enableMixedMessageType", False)
+    enable_mixed_message_type: bool = _setting(
+        "enableMixedMessageType", False, "topics may have the message type MIXED"
+    )
     enable_split_registration: bool = _kept("enableSplitRegistration", False)
     split_registration_size: int = _kept("splitRegistrationSize", 800)
     config_manager_version: str = _kept("configManagerVersion", "v1")
     recall_message_enable: bool = _kept("recallMessageEnable", False)
     allow_recall_when_broker_not_writeable: bool = _kept("allowRecallWhenBrokerNotWriteable", True)
-    enable_register_producer: bool = _kept("enableRegisterProducer", True)
+    enable_register_producer: bool = _setting(
+        "enableRegisterProducer", True, "remember producers from their heartbeats"
+    )
     enable_fast_channel_event_process: bool = _kept("enableFastChannelEventProcess", False)
     server_worker_threads: int = _kept("serverWorkerThreads", 8)
     server_callback_executor_threads: int = _kept("serverCallbackExecutorThreads", 0)
@@ -533,7 +520,7 @@ class BrokerConfig(_Config):
     enable_multi_dispatch: bool = _kept("enableMultiDispatch", False)
     max_lmq_consume_queue_num: int = _kept("maxLmqConsumeQueueNum", 20000)
     enable_compaction: bool = _kept("enableCompaction", True)
-    timer_wheel_enable: bool = _kept("timerWheelEnable", True)
+    timer_wheel_enable: bool = _setting("timerWheelEnable", True, "have the topic of messages delayed by time")
     timer_precision_ms: int = _kept("timerPrecisionMs", 1000)
     timer_roll_window_slot: int = _kept("timerRollWindowSlot", 172_800)
     mapped_file_size_timer_log: int = _kept("mappedFileSizeTimerLog", 104_857_600)
@@ -587,7 +574,7 @@ class BrokerConfig(_Config):
             raise UsageError(f"inSyncReplicas={self.in_sync_replicas}: replication is not built yet; use 1")
         if self.acl_enable:
             raise UsageError("aclEnable=true: access control is not built yet; ignoring it would let everybody in")
-        if self.enable_controller_mode or self.enable_dledger_commit_log:
+        if self.enable_controller_mode or self.enable_d_leger_commit_log:
             raise UsageError("enableControllerMode and enableDLegerCommitLog: automatic fail-over is not built yet")
         if self.store_type != "default":
             raise UsageError(f"storeType={self.store_type}: only the default file store is built")
@@ -648,15 +635,13 @@ class NamesrvConfig(_Config):
     config_black_list: str = _setting(
         "configBlackList", "configBlackList;configStorePath;kvConfigPath", "properties that updateNamesrvConfig refuses"
     )
-    server_channel_max_idle_time_seconds: int = _setting(
-        "serverChannelMaxIdleTimeSeconds", limits.IDLE_SECONDS, "a silent connection is closed after (s)", _COUNT
-    )
     enable_controller_in_namesrv: bool = _setting("enableControllerInNamesrv", False, "not built yet, true is refused")
     admin_from_loopback_only: bool = _setting(
         "adminFromLoopbackOnly", True, "take dangerous admin commands from this machine only", own=True
     )
 
     # --- kept ----------------------------------------------------------------------------------------------------
+    server_channel_max_idle_time_seconds: int = _kept("serverChannelMaxIdleTimeSeconds", limits.IDLE_SECONDS)
     client_request_thread_pool_nums: int = _kept("clientRequestThreadPoolNums", 8)
     client_request_thread_pool_queue_capacity: int = _kept("clientRequestThreadPoolQueueCapacity", 50000)
     default_thread_pool_nums: int = _kept("defaultThreadPoolNums", 16)
@@ -885,6 +870,7 @@ def _check_ports(**ports: int) -> None:
 
 
 def _advertised(bind: str, host: Host) -> str:
-    if _LOOPBACK.fullmatch(bind):
-        return "127.0.0.1"
-    return host.local_address() if bind in ("", "0.0.0.0", "::", "*") else bind  # noqa: S104
+    """The address clients can reach a listener at."""
+    if bind in ("", "0.0.0.0", "::", "*"):  # noqa: S104
+        return host.local_address()
+    return "127.0.0.1" if bind == "localhost" else bind

@@ -20,14 +20,11 @@ MIN_FRAME_BYTES: Final = 8  # length word and header word
 IDLE_SECONDS: Final = 120  # NettyServerConfig.serverChannelMaxIdleTimeSeconds: no byte either way
 MAX_OUTPUT_BYTES: Final = 64 * MIB  # unsent bytes of one connection; more closes it
 RECEIVE_BYTES: Final = 64 * KIB  # one read of a client channel
-LISTEN_BACKLOG: Final = 1024
 MAX_PENDING_CALLS: Final = 65_535  # NettyClientConfig.clientAsyncSemaphoreValue
 CONNECT_TIMEOUT_SECONDS: Final = 3.0
 BROKER_TO_CLIENT_TIMEOUT_SECONDS: Final = 10.0
 
 # --- names and messages ----------------------------------------------------------------------------------------------
-MAX_TOPIC_LENGTH: Final = 127  # org.apache.rocketmq.common.topic.TopicValidator
-MAX_GROUP_LENGTH: Final = 255
 MAX_PROPERTIES_BYTES: Final = 32_767  # the length of the properties text is an int16
 MAX_MESSAGE_BYTES: Final = 4 * MIB  # default of maxMessageSize
 
@@ -39,7 +36,6 @@ ALLOCATE_STEP_BYTES: Final = 32 * MIB  # default of allocateStepBytes
 
 # --- name server -----------------------------------------------------------------------------------------------------
 BROKER_EXPIRY_MS: Final = 120_000  # RouteInfoManager: no registration or heartbeat for so long
-MAX_REGISTRATION_BYTES: Final = 64 * MIB  # a registration body after it was unpacked
 MAX_KV_ENTRIES: Final = 100_000  # over all namespaces
 MAX_KV_VALUE_CHARS: Final = 1 * MIB
 MAX_CONFIG_TEXT_BYTES: Final = 1 * MIB  # properties text of an update command
@@ -50,4 +46,3 @@ assert MAX_MESSAGE_BYTES + MAX_PROPERTIES_BYTES < MAX_FRAME_BYTES, "the largest 
 assert MAX_OUTPUT_BYTES >= MAX_FRAME_BYTES, "one whole reply must fit into the output of a connection"
 assert ALLOCATE_STEP_BYTES <= MAX_SEGMENT_BYTES
 assert MIN_SEGMENT_BYTES > MAX_PROPERTIES_BYTES
-assert MAX_REGISTRATION_BYTES >= MAX_FRAME_BYTES

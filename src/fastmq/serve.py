@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 import trio
@@ -57,17 +57,28 @@ def run_nameserver(namesrv: NamesrvConfig, *, started: float | None = None) -> i
 
 def _run(broker: BrokerConfig | None, namesrv: NamesrvConfig | None, started: float | None) -> int:
     begin = time.monotonic() if started is None else started
+    code = EXIT_OK
     try:
-        trio.run(_serve, broker, namesrv, begin, strict_exception_groups=False)
-    except (FastmqError, OSError) as error:
-        log.error("%s", error)
-        return EXIT_FAILED
-    except KeyboardInterrupt:
-        return EXIT_OK
-    except Exception:
+        trio.run(_serve, broker, namesrv, begin)
+    except* (FastmqError, OSError) as group:
+        for error in _leaves(group):
+            log.error("%s", (error.strerror or error) if isinstance(error, OSError) else error)
+        code = EXIT_FAILED
+    except* KeyboardInterrupt:
+        pass
+    except* Exception:
         log.critical("fastmq stops because of an unexpected failure", exc_info=True)
-        return EXIT_FAILED
-    return EXIT_OK
+        code = EXIT_FAILED
+    return code
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    """The exceptions inside nested groups."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 async def _serve(broker_config: BrokerConfig | None, namesrv_config: NamesrvConfig | None, begin: float) -> None:

@@ -17,22 +17,25 @@ from fastmq.broker.system import (
 )
 
 # From a recorded answer of Apache's broker 5.3.3; the three levels had been used, the path is its own.
-RECORDED_KEYS = """
-msgPutTotalTodayNow scheduleMessageOffset_1 scheduleMessageOffset_2 brokerActive sendThreadPoolQueueHeadWaitTimeMills
-putMessageDistributeTime queryThreadPoolQueueHeadWaitTimeMills remainHowManyDataToFlush msgGetTotalTodayNow
-timerEnqueueTps queryThreadPoolQueueSize timerOffsetBehind bootTimestamp msgPutTotalYesterdayMorning
-msgGetTotalYesterdayMorning pullThreadPoolQueueSize commitLogMinOffset pullThreadPoolQueueHeadWaitTimeMills runtime
-dispatchMaxBuffer brokerVersion putTps getTransferredTps getMissTps litePullThreadPoolQueueHeadWaitTimeMills
-EndTransactionQueueSize getTotalTps consumeQueueDiskRatio litePullThreadPoolQueueSize pageCacheLockTimeMills
-ackThreadPoolQueueSize commitLogDiskRatio getFoundTps scheduleMessageOffset_18 EndTransactionThreadPoolQueueCapacity
-ackThreadPoolQueueHeadWaitTimeMills putMessageFailedTimes putLatency999 timerReadBehind commitLogMaxOffset
-getMessageEntireTimeMax msgPutTotalTodayMorning putMessageTimesTotal putLatency99 msgGetTotalTodayMorning
-brokerVersionDesc startAcceptSendRequestTimeStamp sendThreadPoolQueueSize putMessageEntireTimeMax
-earliestMessageTimeStamp commitLogDirCapacity timerCongestNum remainTransientStoreBufferNumbs
-ackThreadPoolQueueCapacity queryThreadPoolQueueCapacity commitLogDiskRatio_/data/commitlog putMessageAverageSize
-dispatchBehindBytes putMessageSizeTotal sendThreadPoolQueueCapacity timerDequeueTps pullThreadPoolQueueCapacity
-litePullThreadPoolQueueCapacity
-""".split()
+RECORDED_KEYS = {
+    "msgPutTotalTodayNow", "scheduleMessageOffset_1", "scheduleMessageOffset_2", "brokerActive",
+    "sendThreadPoolQueueHeadWaitTimeMills", "putMessageDistributeTime", "queryThreadPoolQueueHeadWaitTimeMills",
+    "remainHowManyDataToFlush", "msgGetTotalTodayNow", "timerEnqueueTps", "queryThreadPoolQueueSize",
+    "timerOffsetBehind", "bootTimestamp", "msgPutTotalYesterdayMorning", "msgGetTotalYesterdayMorning",
+    "pullThreadPoolQueueSize", "commitLogMinOffset", "pullThreadPoolQueueHeadWaitTimeMills", "runtime",
+    "dispatchMaxBuffer", "brokerVersion", "putTps", "getTransferredTps", "getMissTps",
+    "litePullThreadPoolQueueHeadWaitTimeMills", "EndTransactionQueueSize", "getTotalTps", "consumeQueueDiskRatio",
+    "litePullThreadPoolQueueSize", "pageCacheLockTimeMills", "ackThreadPoolQueueSize", "commitLogDiskRatio",
+    "getFoundTps", "scheduleMessageOffset_18", "EndTransactionThreadPoolQueueCapacity",
+    "ackThreadPoolQueueHeadWaitTimeMills", "putMessageFailedTimes", "putLatency999", "timerReadBehind",
+    "commitLogMaxOffset", "getMessageEntireTimeMax", "msgPutTotalTodayMorning", "putMessageTimesTotal",
+    "putLatency99", "msgGetTotalTodayMorning", "brokerVersionDesc", "startAcceptSendRequestTimeStamp",
+    "sendThreadPoolQueueSize", "putMessageEntireTimeMax", "earliestMessageTimeStamp", "commitLogDirCapacity",
+    "timerCongestNum", "remainTransientStoreBufferNumbs", "ackThreadPoolQueueCapacity",
+    "queryThreadPoolQueueCapacity", "commitLogDiskRatio_/data/commitlog", "putMessageAverageSize",
+    "dispatchBehindBytes", "putMessageSizeTotal", "sendThreadPoolQueueCapacity", "timerDequeueTps",
+    "pullThreadPoolQueueCapacity", "litePullThreadPoolQueueCapacity",
+}  # fmt: skip
 
 FACTS = RuntimeFacts(
     now_ms=1_700_000_430_500,

@@ -6,15 +6,15 @@ scenarios named -phase1 and -phase2 have a restart of the server in between.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from support import toolchains
-from support.java import Outcome, ScenarioRunner, describe
+from support.java import ScenarioRunner
+from support.lines import describe
 from support.servers import Server
+from support.suite import Suite, wanted_by
+from support.toolchains import ToolchainMissing, missing
 
 pytestmark = pytest.mark.java
 
@@ -100,72 +100,27 @@ OPTIONS = {
 
 
 @pytest.fixture(scope="module")
-def runners(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, ScenarioRunner]]:
-    """One JVM per client, started at its first use."""
+def runners(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], ScenarioRunner]]:
+    """Gives the JVM of a client, which is started at its first use and serves all roads."""
     started: dict[str, ScenarioRunner] = {}
-    yield started
-    for runner in started.values():
-        runner.close()
 
-
-class Suite:
-    """Runs all scenarios of a client at the first question about one of them."""
-
-    def __init__(self, server: Server, runners: dict[str, ScenarioRunner], folder: Path, wanted: set[tuple[str, str]]):
-        self._server = server
-        self._runners = runners
-        self._folder = folder
-        self._wanted = wanted
-        self._outcomes: dict[str, dict[str, Outcome]] = {}
-
-    def outcome(self, client: str, scenario: str) -> Outcome:
-        if client not in self._outcomes:
-            self._outcomes[client] = self._run(client)
-        return self._outcomes[client][scenario]
-
-    def _run(self, client: str) -> dict[str, Outcome]:
-        if client not in self._runners:
-            try:
-                toolchains.client_class_path(client.partition("-")[0])
-            except toolchains.ToolchainMissing as reason:
-                toolchains.missing(str(reason))
+    def runner(client: str) -> ScenarioRunner:
+        if client not in started:
             version = client.partition("-")[0]
-            self._runners[client] = ScenarioRunner(version, self._folder / client, OPTIONS.get(client, ()))
-        runner = self._runners[client]
-        wanted = [scenario for scenario in (*SCENARIOS, *OVER_RESTART) if (client, scenario) in self._wanted]
-        params = {"run": client.replace(".", "_")}
-        start = time.monotonic()
-        plain = [name for name in wanted if name not in OVER_RESTART]
-        pairs = [name for name in wanted if name in OVER_RESTART]
-        jobs = {name: runner.begin(name, self._server, params) for name in plain}
-        first = {name: runner.begin(f"{name}-phase1", self._server, params) for name in pairs}
-        outcomes = {name: runner.outcome(job, 200) for name, job in jobs.items()}
-        before = {name: runner.outcome(job, 200) for name, job in first.items()}
-        if pairs:
-            self._server.restart()
-        second = {name: runner.begin(f"{name}-phase2", self._server, params) for name in pairs if before[name]["ok"]}
-        outcomes |= before | {name: runner.outcome(job, 100) for name, job in second.items()}
-        slowest = sorted(outcomes.items(), key=lambda item: -item[1]["millis"])[:5]
-        print(
-            f"{client}: {len(outcomes)} scenarios in {time.monotonic() - start:.1f} s; slowest:",
-            ", ".join(f"{name} {outcome['millis'] / 1000:.1f} s" for name, outcome in slowest),
-        )
-        return outcomes
+            try:
+                started[client] = ScenarioRunner(version, tmp_path_factory.mktemp(client), OPTIONS.get(client, ()))
+            except ToolchainMissing as reason:
+                missing(str(reason))
+        return started[client]
+
+    yield runner
+    for one in started.values():
+        one.close()
 
 
 @pytest.fixture(scope="module")
-def suite(
-    request: pytest.FixtureRequest,
-    server: Server,
-    runners: dict[str, ScenarioRunner],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Suite:
-    wanted = set()
-    for item in request.session.items:
-        params = getattr(getattr(item, "callspec", None), "params", {})
-        if "client" in params and "scenario" in params:
-            wanted.add((params["client"], params["scenario"]))
-    return Suite(server, runners, tmp_path_factory.mktemp("java"), wanted)
+def suite(request: pytest.FixtureRequest, server: Server, runners: Callable[[str], ScenarioRunner]) -> Suite:
+    return Suite(server, runners, wanted_by(request, "test_java_client"), OVER_RESTART)
 
 
 @pytest.mark.parametrize(

@@ -391,7 +391,7 @@ cdef void topics_grow(Engine* e) noexcept nogil:
 
 cdef Queue* queue_lookup(Topic* topic, int32_t queue_id) noexcept nogil:
     cdef Queue** slots
-    if topic == NULL or queue_id < 0 or queue_id >= load_int(&topic.queue_slots):
+    if topic == NULL or queue_id < 0 or queue_id >= load_int(<int*> &topic.queue_slots):
         return NULL
     slots = <Queue**> load_ptr(&topic.queues)
     return <Queue*> load_ptr(&slots[queue_id])

@@ -59,15 +59,19 @@ cdef int64_t flush_once(Engine* e) noexcept nogil:
             e.n_flushes += 1
             e.flushed_time = time
             store64(&e.flushed, target)
-            pthread_mutex_lock(&e.seg_lock)
-            for i in range(e.run_count - 1):
-                s = e.run[i]
-                if s.fd >= 0 and s.base + s.length <= target:
-                    close_fd(s.fd)      # full and durable: from now on it is only read, through its map
-                    s.fd = -1
-            pthread_mutex_unlock(&e.seg_lock)
+            # full and durable segments are only read from now on, through their maps. Not while the allocator may
+            # be using such a descriptor: then the next flush closes it.
+            if pthread_mutex_trylock(&e.spare_lock) == 0:
+                i = e.run_count - 2
+                while i >= 0 and e.run[i].fd >= 0:
+                    s = e.run[i]
+                    if s.base + s.length <= target:
+                        close_fd(s.fd)
+                        s.fd = -1
+                    i -= 1
+                pthread_mutex_unlock(&e.spare_lock)
         if e.sync_flush or e.touched_count or e.pend_head < e.pend_tail:
-            publish(e, target)
+            publish(e, target if e.sync_flush else e.written)
         if e.index_waiting:
             e.index_waiting = False
             pthread_cond_signal(&e.index_wake)

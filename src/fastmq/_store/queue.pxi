@@ -303,7 +303,9 @@ cdef void queue_correct_min(Engine* e, Queue* q, int64_t min_log) noexcept nogil
     cdef QueueFiles* f = <QueueFiles*> q.files
     cdef int64_t low = q.min_offset, high = q.max_offset, middle
     cdef QueueEntry entry
-    if f.batch:
+    if f.batch or low >= high or queue_read(e, q, low, 1, &entry) != 1:
+        return
+    if entry.log_offset >= min_log and not (entry.log_offset == 0 and entry.size == BLANK_SIZE):
         return
     while low < high:
         middle = low + (high - low) // 2

@@ -205,8 +205,10 @@ cdef int64_t allocate_once(Engine* e) noexcept nogil:
     base = s.base + s.length
     pthread_mutex_unlock(&e.lock)
     if used < s.length and load64(&s.allocated) < s.length and load64(&s.allocated) - used <= e.allocate_step // 2:
-        if segment_reserve(e, s, max(load64(&s.allocated), used) + e.allocate_step) == ST_OK:
+        pthread_mutex_lock(&e.spare_lock)       # keeps the flusher from closing s.fd
+        if s.fd >= 0 and segment_reserve(e, s, max(load64(&s.allocated), used) + e.allocate_step) == ST_OK:
             did = 1
+        pthread_mutex_unlock(&e.spare_lock)
     if used > 0 and s.length - used <= e.allocate_step:
         pthread_mutex_lock(&e.spare_lock)
         if e.spare == NULL and e.next_base == base:

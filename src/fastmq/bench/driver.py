@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from fastmq._load import SendLoad
 from fastmq.bench.report import Histogram, Result
@@ -83,13 +84,16 @@ def find_target(namesrv: tuple[str, int], topic: str, queues: int) -> Target:
     )
 
 
-def _route(sock: socket.socket, topic: str) -> dict[str, object] | None:
+def _route(sock: socket.socket, topic: str) -> dict[str, Any] | None:
     answer = call(sock, Command(RequestCode.GET_ROUTEINFO_BY_TOPIC, ext={"topic": topic}))
-    return loads_lenient(answer.body) if answer.code == 0 else None
+    route: dict[str, Any] | None = None
+    if answer.code == 0:
+        route = dict(loads_lenient(answer.body))  # type: ignore[call-overload]
+    return route
 
 
-def _master(route: dict[str, object]) -> str:
-    return route["brokerDatas"][0]["brokerAddrs"]["0"]
+def _master(route: dict[str, Any]) -> str:
+    return str(route["brokerDatas"][0]["brokerAddrs"]["0"])
 
 
 def _create_topic(sock: socket.socket, topic: str, queues: int) -> None:
@@ -103,18 +107,9 @@ def _create_topic(sock: socket.socket, topic: str, queues: int) -> None:
 
 
 def run_send(
-    namesrv: tuple[str, int],
-    *,
-    topic: str,
-    connections: int,
-    depth: int,
-    body_bytes: int,
-    seconds: float,
-    count: int = 0,
-    queues: int = 8,
+    target: Target, *, topic: str, connections: int, depth: int, body_bytes: int, seconds: float, count: int = 0
 ) -> Result:
-    """Closed loop of synchronous sends: `depth` in flight on each connection."""
-    target = find_target(namesrv, topic, queues)
+    """Closed loop of synchronous sends: `depth` in flight on each connection. `count` 0: as many as the time allows."""
     workload = SendWorkload(topic, target.queues, body_bytes)
     sockets = [connect(target.broker) for _ in range(connections)]
     try:

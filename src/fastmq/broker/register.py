@@ -11,16 +11,26 @@ A failure is tried again after 1, 2, 4, ... seconds, and logged when the state o
 from __future__ import annotations
 
 import logging
-import struct
 import zlib
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 import trio
 
 from fastmq.config import BrokerConfig
-from fastmq.protocol.bodies import DataVersion, TopicConfig, dumps, loads_lenient
+from fastmq.errors import ProtocolError
+from fastmq.net import channel as net_channel
+from fastmq.protocol.bodies import (
+    PERM_READ,
+    PERM_WRITE,
+    DataVersion,
+    KVTable,
+    RegisterBrokerBody,
+    TopicConfig,
+    TopicConfigTable,
+)
 from fastmq.protocol.codes import RequestCode, ResponseCode
 from fastmq.protocol.command import Command
 from fastmq.protocol.headers import RegisterBrokerRequest, UnregisterBrokerRequest
@@ -30,22 +40,26 @@ log = logging.getLogger("fastmq.broker.register")
 FIRST_REPEAT_S: Final = 10.0
 RETRY_FIRST_S: Final = 1.0
 RETRY_MAX_S: Final = 10.0
-CONNECT_TIMEOUT_S: Final = 5.0
-UNREGISTER_TIMEOUT_S: Final = 3.0
-PERM_WRITE: Final = 2
-PERM_READ: Final = 4
+START_TIMEOUT_S: Final = 5.0  # how long a start waits for name servers that do not answer
+UNREGISTER_TIMEOUT_S: Final = 1.0
 
 Address = tuple[str, int]
 
 
 class NameServerChannel(Protocol):
-    """A connection to a name server, as `fastmq.net.channel.Channel` is one."""
+    """A connection to a name server; `fastmq.net.channel.Channel` is one."""
 
-    async def call(self, command: Command, timeout: float) -> Command: ...  # noqa: ASYNC109
-    async def aclose(self) -> None: ...
+    @property
+    def alive(self) -> bool: ...
+    async def call(self, command: Command, timeout_s: float) -> Command: ...
+    async def wait_closed(self) -> None: ...
 
 
-Connect = Callable[[str, int], Awaitable[NameServerChannel]]
+Connect = Callable[[str, int], AbstractAsyncContextManager[NameServerChannel]]
+
+
+class _Refused(Exception):
+    """A name server answered with an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +79,7 @@ class _Server:
 
     address: Address
     channel: NameServerChannel | None = None
-    registered: bool | None = None  # None: not tried yet
+    registered: bool | None = None  # None: not tried yet, or unregistered
     generation: int = -1  # the last one it has confirmed
     failures: int = 0
     tried: trio.Event = field(default_factory=trio.Event)
@@ -83,52 +97,31 @@ def masked_perm(perm: int, broker_permission: int) -> int:
 
 
 def register_body(
-    topics: Iterable[TopicConfig], version: DataVersion, broker_permission: int, mapping_version: DataVersion
+    topics: Iterable[TopicConfig],
+    version: DataVersion,
+    broker_permission: int,
+    *,
+    mapping_version: DataVersion | None = None,
+    compressed: bool = False,
 ) -> bytes:
-    """The plain JSON body of REGISTER_BROKER."""
-    return dumps(
-        {
-            "filterServerList": [],
-            "topicConfigSerializeWrapper": {
-                "dataVersion": version.to_json(),
-                "mappingDataVersion": mapping_version.to_json(),
-                "topicConfigTable": {
-                    topic.topic_name: {**topic.to_json(), "perm": masked_perm(topic.perm, broker_permission)}
-                    for topic in topics
-                },
-                "topicQueueMappingDetailMap": {},
-                "topicQueueMappingInfoMap": {},
-            },
-        }
+    """The body of REGISTER_BROKER with the whole topic table."""
+    table = {
+        topic.topic_name: replace(topic, perm=masked_perm(topic.perm, broker_permission)) for topic in topics
+    }
+    wrapper = TopicConfigTable(
+        topic_config_table=table, data_version=version, mapping_data_version=mapping_version or version
     )
-
-
-def compressed_register_body(topics: Iterable[TopicConfig], version: DataVersion, broker_permission: int) -> bytes:
-    """The same as a zlib stream of length-prefixed parts (`compressedRegister`): version, topics, filters, mappings."""
-    lines = []
-    for topic in topics:
-        perm = masked_perm(topic.perm, broker_permission)
-        line = f"{topic.topic_name} {topic.read_queue_nums} {topic.write_queue_nums} {perm} {topic.topic_filter_type}"
-        if topic.attributes:
-            line += " " + dumps(topic.attributes).decode()
-        lines.append(line.encode())
-    parts = [_prefixed(dumps(version.to_json())), struct.pack(">i", len(lines))]
-    parts += [_prefixed(line) for line in lines]
-    parts += [_prefixed(b"[]"), struct.pack(">i", 0)]
-    return zlib.compress(b"".join(parts))
-
-
-def _prefixed(data: bytes) -> bytes:
-    return struct.pack(">i", len(data)) + data
+    return RegisterBrokerBody(wrapper).encode(compressed=compressed)
 
 
 def order_topics(body: bytes) -> frozenset[str]:
     """Names of the topics that the answer of REGISTER_BROKER marks as ordered (KV namespace ORDER_TOPIC_CONFIG)."""
     if not body:
         return frozenset()
-    parsed = loads_lenient(body)
-    table = parsed.get("table") if isinstance(parsed, Mapping) else None
-    return frozenset(table) if isinstance(table, Mapping) else frozenset()
+    try:
+        return frozenset(KVTable.from_json(body).table)
+    except ProtocolError:
+        return frozenset()
 
 
 class Registrar:
@@ -146,7 +139,7 @@ class Registrar:
         servers: Callable[[], Iterable[Address]],
         topics: Callable[[], Iterable[TopicConfig]],
         data_version: Callable[[], DataVersion],
-        connect: Connect,
+        connect: Connect = net_channel.connect,
         on_order_topics: Callable[[frozenset[str]], None] = lambda names: None,
     ) -> None:
         self._config = config
@@ -156,7 +149,7 @@ class Registrar:
         self._data_version = data_version
         self._connect = connect
         self._on_order_topics = on_order_topics
-        self._mapping_version: DataVersion | None = None
+        self._mapping_version = DataVersion(timestamp=data_version().timestamp)
         self._servers: dict[Address, _Server] = {}
         self._generation = 0
         self._moved = trio.Event()  # a new generation, or a server has answered
@@ -176,7 +169,7 @@ class Registrar:
         """
         target = self._generation
         with trio.move_on_after(timeout_s):
-            while any(server.generation < target and server.registered is not False for server in self._servers.values()):
+            while any(s.generation < target and s.registered is not False for s in self._servers.values()):
                 await self._moved.wait()
             return True
         return False
@@ -185,40 +178,57 @@ class Registrar:
         """`ip:port` of the name servers that know this broker."""
         return [server.text for server in self._servers.values() if server.registered]
 
+    async def ask(self, request: Command, timeout_s: float) -> Command | None:
+        """Put a question to a name server that is connected; None if there is none or it does not answer."""
+        for server in self._servers.values():
+            if server.registered and server.channel is not None:
+                try:
+                    return await server.channel.call(request, timeout_s)
+                except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                    log.info("name server %s did not answer: %s", server.text, error)
+        return None
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Register until cancelled, then unregister everywhere. Started once each name server was tried."""
+        """Register until cancelled, then unregister. Started once each name server was tried (5 seconds at most)."""
+        self._stopped = False
         try:
             async with trio.open_nursery() as nursery:
                 self._adjust(nursery)
-                for server in list(self._servers.values()):
-                    with trio.move_on_after(CONNECT_TIMEOUT_S):
+                with trio.move_on_after(START_TIMEOUT_S):
+                    for server in list(self._servers.values()):
                         await server.tried.wait()
                 task_status.started()
                 while True:
-                    generation = self._generation
-                    with trio.move_on_after(self._config().register_name_server_period / 1000):
-                        while self._generation == generation:
-                            await self._moved.wait()
+                    await self._wait_changed(self._generation, self._period_s())
                     self._adjust(nursery)
         finally:
             with trio.CancelScope(shield=True):
                 await self.unregister()
 
     async def unregister(self) -> None:
-        """Tell all name servers that this broker leaves, then close the connections. Waits 3 seconds at most."""
+        """Tell the name servers that this broker leaves; nothing is registered after that. Waits a second at most."""
         self._stopped = True
-        with trio.move_on_after(UNREGISTER_TIMEOUT_S):
-            async with trio.open_nursery() as nursery:
-                for server in self._servers.values():
-                    nursery.start_soon(self._unregister_from, server)
-        for server in self._servers.values():
-            await self._drop_channel(server)
+        registered = [server for server in self._servers.values() if server.registered]
+        for server in registered:
+            server.registered = None
+        async with trio.open_nursery() as nursery:
+            for server in registered:
+                nursery.start_soon(self._unregister_from, server)
 
     # --- inside ---------------------------------------------------------------------
 
     def _notify(self) -> None:
         self._moved.set()
         self._moved = trio.Event()
+
+    def _period_s(self) -> float:
+        return self._config().register_name_server_period / 1000
+
+    async def _wait_changed(self, generation: int, timeout_s: float, channel: NameServerChannel | None = None) -> None:
+        """Until something has changed since `generation`, the connection is gone, or time is over."""
+        with trio.move_on_after(timeout_s):
+            while self._generation == generation and (channel is None or channel.alive):
+                await self._moved.wait()
 
     def _adjust(self, nursery: trio.Nursery) -> None:
         """Have exactly one task for each name server that is to be told."""
@@ -228,77 +238,80 @@ class Registrar:
         for address in wanted:
             if address not in self._servers:
                 server = self._servers[address] = _Server(address)
-                nursery.start_soon(self._serve, server)
+                nursery.start_soon(self._serve, server, nursery)
 
-    async def _serve(self, server: _Server) -> None:
+    async def _serve(self, server: _Server, nursery: trio.Nursery) -> None:
         with server.scope:
-            repeats = 0
-            while True:
+            while not self._stopped:
                 generation = self._generation
-                problem = await self._register(server)
+                try:
+                    async with self._connect(*server.address) as channel:
+                        server.channel = channel
+                        nursery.start_soon(self._watch, channel)
+                        await self._keep_registered(server, channel)
+                    problem = "the connection was closed"
+                except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, _Refused) as error:
+                    problem = str(error) or type(error).__name__
+                finally:
+                    server.channel = None
                 if self._stopped:
                     return
-                self._note(server, problem, generation)
-                if problem is None:
-                    period_s = self._config().register_name_server_period / 1000
-                    delay_s = min(FIRST_REPEAT_S, period_s) if repeats == 0 else period_s
-                    repeats += 1
-                else:
-                    delay_s = min(RETRY_MAX_S, RETRY_FIRST_S * 2 ** min(server.failures - 1, 10))
-                with trio.move_on_after(delay_s):
-                    while self._generation == generation:
-                        await self._moved.wait()
-        # the list no longer names this server
-        with trio.move_on_after(UNREGISTER_TIMEOUT_S, shield=True):
+                self._note_failure(server, problem)
+                delay_s = min(RETRY_MAX_S, RETRY_FIRST_S * 2 ** min(server.failures - 1, 10))
+                await self._wait_changed(generation, delay_s)
+        if server.registered and not self._stopped:
+            # the configuration names this server no longer
             await self._unregister_from(server)
-        await self._drop_channel(server)
 
-    def _note(self, server: _Server, problem: str | None, generation: int) -> None:
-        if problem is None:
-            if server.registered is not True:
-                log.info("registered with name server %s", server.text)
-            server.registered = True
-            server.failures = 0
-            server.generation = generation
-        else:
-            if server.registered is not False:
-                log.warning("cannot register with name server %s: %s; trying again", server.text, problem)
-            server.registered = False
-            server.failures += 1
+    async def _watch(self, channel: NameServerChannel) -> None:
+        """A name server that restarts has forgotten this broker: do not wait for the next period then."""
+        await channel.wait_closed()
+        self._notify()
+
+    async def _keep_registered(self, server: _Server, channel: NameServerChannel) -> None:
+        repeats = 0
+        while channel.alive:
+            generation = self._generation
+            config = self._config()
+            answer = await channel.call(self._request(config), config.register_broker_timeout_mills / 1000)
+            if self._stopped:
+                return
+            if answer.code != ResponseCode.SUCCESS:
+                raise _Refused(answer.remark or f"code {answer.code}")
+            self._note_success(server, generation)
+            names = order_topics(answer.body)
+            if names:
+                self._on_order_topics(names)
+            period_s = self._period_s()
+            await self._wait_changed(generation, min(FIRST_REPEAT_S, period_s) if repeats == 0 else period_s, channel)
+            repeats += 1
+
+    def _note_success(self, server: _Server, generation: int) -> None:
+        if server.registered is not True:
+            log.info("registered with name server %s", server.text)
+        server.registered = True
+        server.failures = 0
+        server.generation = generation
         server.tried.set()
         self._notify()
 
-    async def _register(self, server: _Server) -> str | None:
-        """One registration. None when it worked, else what was wrong."""
-        config = self._config()
-        try:
-            with trio.fail_after(config.register_broker_timeout_mills / 1000):
-                if server.channel is None:
-                    with trio.fail_after(CONNECT_TIMEOUT_S):
-                        server.channel = await self._connect(*server.address)
-                answer = await server.channel.call(
-                    self._request(config), timeout=config.register_broker_timeout_mills / 1000
-                )
-        except (OSError, TimeoutError, trio.TooSlowError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            await self._drop_channel(server)
-            return str(error) or type(error).__name__
-        if answer.code != ResponseCode.SUCCESS:
-            return answer.remark or f"code {answer.code}"
-        names = order_topics(answer.body)
-        if names:
-            self._on_order_topics(names)
-        return None
+    def _note_failure(self, server: _Server, problem: str) -> None:
+        if server.registered is not False:
+            log.warning("cannot register with name server %s: %s; trying again", server.text, problem)
+        server.registered = False
+        server.failures += 1
+        server.tried.set()
+        self._notify()
 
     def _request(self, config: BrokerConfig) -> Command:
         identity = self._identity()
-        version = self._data_version()
-        if self._mapping_version is None:
-            self._mapping_version = DataVersion(timestamp=version.timestamp)
-        topics = list(self._topics())
-        if config.compressed_register:
-            body = compressed_register_body(topics, version, config.broker_permission)
-        else:
-            body = register_body(topics, version, config.broker_permission, self._mapping_version)
+        body = register_body(
+            self._topics(),
+            self._data_version(),
+            config.broker_permission,
+            mapping_version=self._mapping_version,
+            compressed=config.compressed_register,
+        )
         header = RegisterBrokerRequest(
             broker_name=identity.name,
             broker_addr=identity.address,
@@ -312,8 +325,7 @@ class Registrar:
         return Command(RequestCode.REGISTER_BROKER, ext=header.encode(), body=body)
 
     async def _unregister_from(self, server: _Server) -> None:
-        if server.channel is None or not server.registered:
-            return
+        """On a connection of its own: that of the registering task ends with the task."""
         identity = self._identity()
         header = UnregisterBrokerRequest(
             broker_name=identity.name,
@@ -321,16 +333,10 @@ class Registrar:
             cluster_name=identity.cluster,
             broker_id=identity.broker_id,
         )
+        request = Command(RequestCode.UNREGISTER_BROKER, ext=header.encode())
         try:
-            await server.channel.call(
-                Command(RequestCode.UNREGISTER_BROKER, ext=header.encode()), timeout=UNREGISTER_TIMEOUT_S
-            )
-        except (OSError, TimeoutError, trio.TooSlowError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            with trio.move_on_after(UNREGISTER_TIMEOUT_S, shield=True):
+                async with self._connect(*server.address) as channel:
+                    await channel.call(request, UNREGISTER_TIMEOUT_S)
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             log.info("name server %s was not told of the stop: %s", server.text, error)
-        server.registered = None
-
-    async def _drop_channel(self, server: _Server) -> None:
-        channel, server.channel = server.channel, None
-        if channel is not None:
-            with trio.move_on_after(1, shield=True):
-                await channel.aclose()

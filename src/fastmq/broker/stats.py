@@ -14,10 +14,11 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import trio
+
+from fastmq.protocol.bodies import BrokerStatsData, BrokerStatsItem
 
 SAMPLE_INTERVAL_MS: Final = 10_000
 HOUR_SAMPLE_INTERVAL_MS: Final = 600_000
@@ -47,34 +48,6 @@ ITEM_KEYS: Final[Mapping[str, str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class StatsWindow:
-    """One window of an item (BrokerStatsItem): events, events per second, events per call."""
-
-    sum: int
-    tps: float
-    avgpt: float
-
-    def to_json(self) -> dict[str, float | int]:
-        return {"avgpt": self.avgpt, "sum": self.sum, "tps": self.tps}
-
-
-@dataclass(frozen=True, slots=True)
-class StatsView:
-    """The three windows of an item (BrokerStatsData)."""
-
-    minute: StatsWindow
-    hour: StatsWindow
-    day: StatsWindow
-
-    def to_json(self) -> dict[str, object]:
-        return {
-            "statsDay": self.day.to_json(),
-            "statsHour": self.hour.to_json(),
-            "statsMinute": self.minute.to_json(),
-        }
-
-
 class _Item:
     """An accumulated value and its snapshots (time, value, calls), oldest first."""
 
@@ -97,7 +70,7 @@ class _Item:
         while len(ring) > 1 and ring[1][0] <= now_ms - window_ms:
             ring.popleft()
 
-    def window(self, ring: deque[tuple[int, int, int]], now_ms: int, window_ms: int) -> StatsWindow:
+    def window(self, ring: deque[tuple[int, int, int]], now_ms: int, window_ms: int) -> BrokerStatsItem:
         begin = now_ms - window_ms
         base = ring[0]
         for snapshot in ring:
@@ -107,7 +80,8 @@ class _Item:
         total = self.value - base[1]
         calls = self.calls - base[2]
         elapsed_ms = max(SAMPLE_INTERVAL_MS, min(window_ms, now_ms - base[0]))
-        return StatsWindow(total, total * 1000.0 / elapsed_ms, total / calls if calls > 0 else 0.0)
+        tps = total * 1000.0 / elapsed_ms
+        return BrokerStatsItem(sum=total, tps=tps, avgpt=total / calls if calls > 0 else 0.0)
 
 
 def _local_day(now_ms: int) -> int:
@@ -214,22 +188,26 @@ class BrokerStats:
 
     # --- asking ----------------------------------------------------------------
 
-    def view(self, name: str, key: str) -> StatsView | None:
-        """The windows of an item up to now, or None if nothing was ever counted under that name and key."""
-        self.catch_up()
+    def view(self, name: str, key: str, *, fresh: bool = True) -> BrokerStatsData | None:
+        """The windows of an item up to now, or None if nothing was ever counted under that name and key.
+
+        Who asks for many items calls `catch_up` once and then has them with `fresh=False`.
+        """
+        if fresh:
+            self.catch_up()
         item = self._items.get((name, key))
         if item is None:
             return None
         now = self._wall_ms()
-        return StatsView(
-            item.window(item.minute, now, MINUTE_MS),
-            item.window(item.hour, now, HOUR_MS),
-            item.window(item.day, now, DAY_MS),
+        return BrokerStatsData(
+            minute=item.window(item.minute, now, MINUTE_MS),
+            hour=item.window(item.hour, now, HOUR_MS),
+            day=item.window(item.day, now, DAY_MS),
         )
 
-    def minute_tps(self, name: str, key: str) -> float:
+    def minute_tps(self, name: str, key: str, *, fresh: bool = True) -> float:
         """Events per second over the last minute, 0.0 for an item that does not exist."""
-        view = self.view(name, key)
+        view = self.view(name, key, fresh=fresh)
         return 0.0 if view is None else view.minute.tps
 
     def rates(self) -> dict[str, tuple[float, float, float]]:

@@ -119,7 +119,7 @@ class NameServer:
                 log.warning("too many notices wait: dropped one for %s", change.broker_name)
 
     def update_config(self, updates: Mapping[str, str]) -> None:
-        """Apply settings by property name, write them to configStorePath. Raises UsageError, OSError: nothing changed."""
+        """Apply settings by property name, write them to configStorePath. UsageError, OSError: nothing changed."""
         update = self.config.with_updates(updates)
         if update.unknown:
             log.warning("unknown properties are ignored: %s", ", ".join(update.unknown))

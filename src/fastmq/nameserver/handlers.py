@@ -8,17 +8,31 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from fastmq import limits
 from fastmq.errors import RequestError, UsageError
-from fastmq.nameserver import bodies
 from fastmq.nameserver.kv import ORDER_TOPIC_CONFIG
-from fastmq.nameserver.routes import UNIT_FLAG, UNIT_SUBSCRIPTION_FLAG, Member, Registration
+from fastmq.nameserver.routes import Member, Registration, only_zone
 from fastmq.net.server import Reply
 from fastmq.properties import parse_properties
 from fastmq.protocol import headers
+from fastmq.protocol.bodies import (
+    STRICT_JSON_VERSION,
+    TOPIC_UNIT_FLAG,
+    TOPIC_UNIT_SUB_FLAG,
+    BrokerMemberGroup,
+    ClusterInfo,
+    DataVersion,
+    JsonError,
+    KVTable,
+    RegisterBrokerBody,
+    TopicList,
+    TopicRouteData,
+    dumps,
+)
 from fastmq.protocol.codes import RequestCode, ResponseCode
 
 if TYPE_CHECKING:
@@ -26,6 +40,7 @@ if TYPE_CHECKING:
     from fastmq.net.server import Peer
     from fastmq.protocol.command import Command
 
+T = TypeVar("T")
 Handler = Callable[["NameServer", "Peer", "Command"], Reply]
 
 # Requests that change what everybody sees, and which brokers and clients never send: refused from other machines while
@@ -58,23 +73,40 @@ def get_route(server: NameServer, peer: Peer, request: Command) -> Reply:
         )
     zone = request.ext.get("__ZONE_NAME", "").strip()
     if zone and request.ext.get("__ZONE_MODE", "").lower() == "true":
-        route.only_zone(zone)
-    order = server.kv.get(ORDER_TOPIC_CONFIG, header.topic) if config.order_message_enable else None
-    strict = bodies.is_strict(request.version, header.accept_standard_json_only)
-    return Reply(body=bodies.route_body(route, order, strict=strict))
+        route = only_zone(route, zone)
+    if config.order_message_enable:
+        route = replace(route, order_topic_conf=server.kv.get(ORDER_TOPIC_CONFIG, header.topic))
+    return Reply(body=route.encode(_is_strict(request) or bool(header.accept_standard_json_only)))
 
 
 def get_cluster_info(server: NameServer, peer: Peer, request: Command) -> Reply:
     """GET_BROKER_CLUSTER_INFO (106)."""
-    strict = bodies.is_strict(request.version)
-    return Reply(body=bodies.cluster_body(server.routes.brokers(), server.routes.clusters(), strict=strict))
+    info = ClusterInfo(broker_addr_table=server.routes.brokers(), cluster_addr_table=server.routes.clusters())
+    return Reply(body=info.encode(_is_strict(request)))
 
 
 def get_member_group(server: NameServer, peer: Peer, request: Command) -> Reply:
     """GET_BROKER_MEMBER_GROUP (901)."""
     header = headers.GetBrokerMemberGroupRequest.decode(request.ext)
-    addresses = server.routes.member_addresses(header.broker_name)
-    return Reply(body=bodies.member_group_body(header.cluster_name, header.broker_name, addresses))
+    group = BrokerMemberGroup(
+        cluster=header.cluster_name,
+        broker_name=header.broker_name,
+        broker_addrs=server.routes.member_addresses(header.broker_name),
+    )
+    return Reply(body=dumps(group))
+
+
+def _is_strict(request: Command) -> bool:
+    """Whether the sender reads legal JSON; older ones need bare broker ids and no literals."""
+    return request.version >= STRICT_JSON_VERSION
+
+
+def _read(what: str, read: Callable[[], T]) -> T:
+    """Run a body's decoder; what it cannot read is refused."""
+    try:
+        return read()
+    except JsonError as error:
+        raise RequestError(ResponseCode.SYSTEM_ERROR, f"{what} cannot be read: {error}") from error
 
 
 # --- brokers ---------------------------------------------------------------------------------------------------------
@@ -85,7 +117,7 @@ def register_broker(server: NameServer, peer: Peer, request: Command) -> Reply:
     header = headers.RegisterBrokerRequest.decode(request.ext)
     if header.body_crc32 and header.body_crc32 != zlib.crc32(request.body) & 0x7FFFFFFF:
         raise RequestError(ResponseCode.SYSTEM_ERROR, "crc32 not match")
-    body = bodies.decode_registration(request.body, request.version)
+    body = _read("the registration", lambda: RegisterBrokerBody.decode(request.body, version=request.version))
     result = server.routes.register(
         Registration(
             cluster=header.cluster_name,
@@ -94,13 +126,13 @@ def register_broker(server: NameServer, peer: Peer, request: Command) -> Reply:
             address=header.broker_addr,
             ha_address=header.ha_server_addr,
             connection=peer.id,
-            version=body.version,
-            topics=body.topics,
+            version=body.topics.data_version,
+            topics=body.topics.topic_config_table,
             timeout_ms=header.heartbeat_timeout_millis,
             acting_master=header.enable_acting_master,
             zone=header.zone_name,
-            filter_servers=body.filter_servers,
-            mappings=body.mappings,
+            filter_servers=list(body.filter_server_list),
+            mappings=body.topics.topic_queue_mapping_info_map,
         ),
         server.now_ms(),
         delete_unnamed=server.config.delete_topic_with_broker_registration,
@@ -110,7 +142,7 @@ def register_broker(server: NameServer, peer: Peer, request: Command) -> Reply:
     server.announce(result.changes)
     answer = headers.RegisterBrokerResponse(ha_server_addr=result.master_ha_address, master_addr=result.master_address)
     orders = server.kv.namespace(ORDER_TOPIC_CONFIG) if server.config.return_order_topic_config_to_broker else None
-    return Reply(ext=answer.encode(), body=b"" if orders is None else bodies.table_body(orders))
+    return Reply(ext=answer.encode(), body=b"" if orders is None else dumps(KVTable(orders)))
 
 
 def unregister_broker(server: NameServer, peer: Peer, request: Command) -> Reply:
@@ -123,11 +155,11 @@ def unregister_broker(server: NameServer, peer: Peer, request: Command) -> Reply
 def query_data_version(server: NameServer, peer: Peer, request: Command) -> Reply:
     """QUERY_DATA_VERSION (322): has the broker's topic table changed since it registered? Also a sign of life."""
     header = headers.QueryDataVersionRequest.decode(request.ext)
-    theirs = bodies.decode_version_body(request.body)
+    theirs = _read("the data version", lambda: DataVersion.from_json(request.body or "{}"))
     known = server.routes.version_of(header.cluster_name, header.broker_addr)
     server.routes.touch(header.cluster_name, header.broker_addr, server.now_ms())
     answer = headers.QueryDataVersionResponse(changed=known is None or known != theirs)
-    return Reply(ext=answer.encode(), body=b"" if known is None else bodies.version_body(known))
+    return Reply(ext=answer.encode(), body=b"" if known is None else dumps(known))
 
 
 def broker_heartbeat(server: NameServer, peer: Peer, request: Command) -> Reply:
@@ -157,7 +189,8 @@ def add_write_permission(server: NameServer, peer: Peer, request: Command) -> Re
 def register_topic(server: NameServer, peer: Peer, request: Command) -> Reply:
     """REGISTER_TOPIC_IN_NAMESRV (217)."""
     header = headers.RegisterTopicRequest.decode(request.ext)
-    server.routes.put_topic(header.topic, bodies.decode_topic_queues(request.body))
+    route = _read("the route", lambda: TopicRouteData.from_json(request.body or "{}"))
+    server.routes.put_topic(header.topic, route.queue_datas)
     return Reply()
 
 
@@ -172,41 +205,41 @@ def get_all_topics(server: NameServer, peer: Peer, request: Command) -> Reply:
     """GET_ALL_TOPIC_LIST_FROM_NAMESERVER (206)."""
     if not server.config.enable_all_topic_list:
         raise RequestError(ResponseCode.SYSTEM_ERROR, "disable")
-    return Reply(body=bodies.topic_list_body(server.routes.topics()))
+    return Reply(body=dumps(TopicList(tuple(server.routes.topics()))))
 
 
 def get_topics_by_cluster(server: NameServer, peer: Peer, request: Command) -> Reply:
     """GET_TOPICS_BY_CLUSTER (224)."""
     _need_topic_lists(server)
     header = headers.GetTopicsByClusterRequest.decode(request.ext)
-    return Reply(body=bodies.topic_list_body(server.routes.topics_of_cluster(header.cluster)))
+    return Reply(body=dumps(TopicList(tuple(server.routes.topics_of_cluster(header.cluster)))))
 
 
 def get_system_topics(server: NameServer, peer: Peer, request: Command) -> Reply:
     """GET_SYSTEM_TOPIC_LIST_FROM_NS (304)."""
     _need_topic_lists(server)
     topics, address = server.routes.system_topics()
-    return Reply(body=bodies.topic_list_body(topics, address))
+    return Reply(body=dumps(TopicList(tuple(topics), address)))
 
 
 def get_unit_topics(server: NameServer, peer: Peer, request: Command) -> Reply:
     """GET_UNIT_TOPIC_LIST (311)."""
-    return _topics_by_flags(server, needed=UNIT_FLAG)
+    return _topics_by_flags(server, needed=TOPIC_UNIT_FLAG)
 
 
 def get_unit_subscription_topics(server: NameServer, peer: Peer, request: Command) -> Reply:
     """GET_HAS_UNIT_SUB_TOPIC_LIST (312)."""
-    return _topics_by_flags(server, needed=UNIT_SUBSCRIPTION_FLAG)
+    return _topics_by_flags(server, needed=TOPIC_UNIT_SUB_FLAG)
 
 
 def get_unit_subscription_only_topics(server: NameServer, peer: Peer, request: Command) -> Reply:
     """GET_HAS_UNIT_SUB_UNUNIT_TOPIC_LIST (313)."""
-    return _topics_by_flags(server, needed=UNIT_SUBSCRIPTION_FLAG, absent=UNIT_FLAG)
+    return _topics_by_flags(server, needed=TOPIC_UNIT_SUB_FLAG, absent=TOPIC_UNIT_FLAG)
 
 
 def _topics_by_flags(server: NameServer, *, needed: int, absent: int = 0) -> Reply:
     _need_topic_lists(server)
-    return Reply(body=bodies.topic_list_body(server.routes.topics_by_flags(needed=needed, absent=absent)))
+    return Reply(body=dumps(TopicList(tuple(server.routes.topics_by_flags(needed=needed, absent=absent)))))
 
 
 def _need_topic_lists(server: NameServer) -> None:
@@ -248,7 +281,7 @@ def get_kv_namespace(server: NameServer, peer: Peer, request: Command) -> Reply:
     entries = server.kv.namespace(header.namespace)
     if entries is None:
         raise RequestError(ResponseCode.QUERY_NOT_FOUND, f"No config item, Namespace: {header.namespace}")
-    return Reply(body=bodies.table_body(entries))
+    return Reply(body=dumps(KVTable(entries)))
 
 
 # --- configuration ---------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The route tables of a name server (RocketMQ's RouteInfoManager): who serves which topic, in memory only.
 
     topics    topic → broker name → QueueData        from the registrations of masters
-    brokers   broker name → BrokerData               cluster, address of every broker id, zone
+    brokers   broker name → Group                    cluster, address of every broker id, zone
     clusters  cluster → broker names
     live      (cluster, address) → LiveBroker        when it was last heard of, its data version, its connection
     filters   (cluster, address) → addresses         filter servers of old brokers, normally empty
@@ -18,24 +18,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
 from fastmq import limits
+from fastmq.protocol.bodies import (
+    MASTER_ID,
+    PERM_READ,
+    PERM_WRITE,
+    BrokerData,
+    DataVersion,
+    QueueData,
+    TopicConfig,
+    TopicRouteData,
+)
 
-MASTER_ID: Final = 0
-PERM_READ: Final = 4
-PERM_WRITE: Final = 2
-UNIT_FLAG: Final = 1  # topicSysFlag: the topic belongs to a unit
-UNIT_SUBSCRIPTION_FLAG: Final = 2  # topicSysFlag: it has subscribers in other units
+NO_VERSION: Final = DataVersion()
 SYNC_MEMBER_TOPIC_PREFIX: Final = "rmq_sys_SYNC_BROKER_MEMBER_"
-
-
-class Version(NamedTuple):
-    """RocketMQ's DataVersion. Two are equal when all three fields are."""
-
-    state_version: int = 0
-    timestamp: int = 0
-    counter: int = 0
-
-
-NO_VERSION: Final = Version()
 
 
 class Member(NamedTuple):
@@ -59,25 +54,24 @@ class MinBrokerIdChange(NamedTuple):
 
 
 @dataclass(slots=True)
-class QueueData:
-    """The queues of one topic on one broker."""
-
-    broker_name: str
-    read_queues: int
-    write_queues: int
-    perm: int
-    sys_flag: int = 0
-
-
-@dataclass(slots=True)
-class BrokerData:
-    """A group of brokers under one name: a master (id 0) and its replicas."""
+class Group:
+    """The brokers under one name: a master (id 0) and its replicas."""
 
     cluster: str
     name: str
     addresses: dict[int, str] = field(default_factory=dict)
     zone: str | None = None
     acting_master: bool = False
+
+    def data(self) -> BrokerData:
+        """A copy for an answer."""
+        return BrokerData(
+            broker_name=self.name,
+            cluster=self.cluster,
+            broker_addrs=dict(sorted(self.addresses.items())),
+            zone_name=self.zone,
+            enable_acting_master=self.acting_master,
+        )
 
 
 @dataclass(slots=True)
@@ -86,7 +80,7 @@ class LiveBroker:
 
     last_update_ms: int
     timeout_ms: int
-    version: Version
+    version: DataVersion
     connection: int
     ha_address: str
 
@@ -101,13 +95,13 @@ class Registration:
     address: str
     ha_address: str
     connection: int
-    version: Version = NO_VERSION
-    topics: Mapping[str, QueueData] = field(default_factory=dict)
+    version: DataVersion = NO_VERSION
+    topics: Mapping[str, TopicConfig] = field(default_factory=dict)
     timeout_ms: int | None = None
     acting_master: bool | None = None
     zone: str | None = None
     filter_servers: list[str] | None = None
-    mappings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    mappings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -120,26 +114,22 @@ class Registered:
     changes: list[MinBrokerIdChange] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class Route:
-    """Everything a client needs to use a topic (TopicRouteData). A copy: the tables do not change with it."""
-
-    brokers: list[BrokerData]
-    queues: list[QueueData]
-    filters: dict[str, list[str]]
-    mappings: dict[str, Mapping[str, Any]] | None
-
-    def only_zone(self, zone: str) -> None:
-        """Keep brokers of the zone and groups without a master (whose replicas must stay reachable)."""
-        gone = {
-            broker.name
-            for broker in self.brokers
-            if MASTER_ID in broker.addresses and (broker.zone or "").lower() != zone.lower()
-        }
-        lost = {address for broker in self.brokers if broker.name in gone for address in broker.addresses.values()}
-        self.brokers = [broker for broker in self.brokers if broker.name not in gone]
-        self.queues = [queues for queues in self.queues if queues.broker_name not in gone]
-        self.filters = {address: servers for address, servers in self.filters.items() if address not in lost}
+def only_zone(route: TopicRouteData, zone: str) -> TopicRouteData:
+    """The part of a route in a zone, and the groups without a master, whose replicas must stay reachable."""
+    gone = {
+        broker.broker_name
+        for broker in route.broker_datas
+        if MASTER_ID in broker.broker_addrs and (broker.zone_name or "").lower() != zone.lower()
+    }
+    lost = {
+        address for data in route.broker_datas if data.broker_name in gone for address in data.broker_addrs.values()
+    }
+    return replace(
+        route,
+        broker_datas=tuple(data for data in route.broker_datas if data.broker_name not in gone),
+        queue_datas=tuple(data for data in route.queue_datas if data.broker_name not in gone),
+        filter_server_table={a: servers for a, servers in route.filter_server_table.items() if a not in lost},
+    )
 
 
 class RouteTables:
@@ -147,11 +137,11 @@ class RouteTables:
 
     def __init__(self) -> None:
         self._topics: dict[str, dict[str, QueueData]] = {}
-        self._brokers: dict[str, BrokerData] = {}
+        self._brokers: dict[str, Group] = {}
         self._clusters: dict[str, dict[str, None]] = {}  # a dict as an ordered set
         self._live: dict[tuple[str, str], LiveBroker] = {}
         self._filters: dict[tuple[str, str], list[str]] = {}
-        self._mappings: dict[str, dict[str, Mapping[str, Any]]] = {}
+        self._mappings: dict[str, dict[str, Any]] = {}
 
     # --- brokers come and go -------------------------------------------------------------------------------------
 
@@ -163,26 +153,27 @@ class RouteTables:
         this broker that the registration does not name are removed.
         """
         r = registration
-        self._clusters.setdefault(r.cluster, {})[r.name] = None
         first = r.name not in self._brokers
-        broker = self._brokers.setdefault(r.name, BrokerData(r.cluster, r.name))
-        broker.acting_master = bool(r.acting_master)
-        broker.zone = r.zone
-        new_minimum = bool(broker.addresses) and r.broker_id < min(broker.addresses)
-        # a broker that changed its role is known under another id: one address has one id
-        for other in [i for i, address in broker.addresses.items() if address == r.address and i != r.broker_id]:
-            del broker.addresses[other]
-
-        held_by = broker.addresses.get(r.broker_id)
+        held_by = None if first else self._brokers[r.name].addresses.get(r.broker_id)
+        if held_by is None and len(r.topics) == 1:
+            # an increment of a broker that never sent its whole table. RocketMQ leaves a group without addresses
+            # behind here, which its own clients cannot read
+            return Registered(accepted=False)
         if held_by is not None and held_by != r.address:
             holder = self._live.get((r.cluster, held_by))
             if holder is not None and holder.version.state_version > r.version.state_version:
                 # a master of an older epoch came back: the newer one keeps the id
                 self._live.pop((r.cluster, r.address), None)
                 return Registered(accepted=True)
-        if held_by is None and len(r.topics) == 1:
-            return Registered(accepted=False)
 
+        self._clusters.setdefault(r.cluster, {})[r.name] = None
+        broker = self._brokers.setdefault(r.name, Group(r.cluster, r.name))
+        broker.acting_master = bool(r.acting_master)
+        broker.zone = r.zone
+        new_minimum = bool(broker.addresses) and r.broker_id < min(broker.addresses)
+        # a broker that changed its role is known under another id: one address has one id
+        for other in [i for i, address in broker.addresses.items() if address == r.address and i != r.broker_id]:
+            del broker.addresses[other]
         broker.addresses[r.broker_id] = r.address
         first = first or not held_by
         stand_in = r.acting_master is not None and r.broker_id != MASTER_ID and r.broker_id == min(broker.addresses)
@@ -215,14 +206,19 @@ class RouteTables:
         if delete and not r.mappings:
             for topic in [t for t, queues in self._topics.items() if r.name in queues and t not in r.topics]:
                 self._remove_entry(topic, r.name)
-        for topic, queues in r.topics.items():
+        for topic, config in r.topics.items():
             entries = self._topics.get(topic)
             if changed or entries is None or r.name not in entries:
-                perm = queues.perm & ~PERM_WRITE if read_only else queues.perm
-                self._topics.setdefault(topic, {})[r.name] = replace(queues, broker_name=r.name, perm=perm)
+                self._topics.setdefault(topic, {})[r.name] = QueueData(
+                    broker_name=r.name,
+                    read_queue_nums=config.read_queue_nums,
+                    write_queue_nums=config.write_queue_nums,
+                    perm=config.perm & ~PERM_WRITE if read_only else config.perm,
+                    topic_sys_flag=config.topic_sys_flag,
+                )
         if changed:
             for topic, mapping in r.mappings.items():
-                owner = mapping.get("bname")
+                owner = mapping.get("bname") if isinstance(mapping, Mapping) else None
                 self._mappings.setdefault(topic, {})[owner if isinstance(owner, str) else r.name] = mapping
 
     def unregister(self, members: Iterable[Member]) -> list[MinBrokerIdChange]:
@@ -267,7 +263,7 @@ class RouteTables:
             for name in gone & entries.keys():
                 self._remove_entry(topic, name)
             for name in headless & entries.keys():
-                entries[name].perm &= ~PERM_WRITE
+                entries[name] = replace(entries[name], perm=entries[name].perm & ~PERM_WRITE)
 
     def _remove_entry(self, topic: str, name: str) -> None:
         entries = self._topics.get(topic)
@@ -301,44 +297,43 @@ class RouteTables:
                         return Member(cluster, address, broker.name, broker_id)
         return Member(cluster, address, "", -1)
 
-    def version_of(self, cluster: str, address: str) -> Version | None:
+    def version_of(self, cluster: str, address: str) -> DataVersion | None:
         """The data version of the last registration from an address."""
         live = self._live.get((cluster, address))
         return None if live is None else live.version
 
     # --- topics ----------------------------------------------------------------------------------------------------
 
-    def route(self, topic: str, *, acting_master: bool = False) -> Route | None:
+    def route(self, topic: str, *, acting_master: bool = False) -> TopicRouteData | None:
         """Where a topic lives, or None. acting_master: RocketMQ's supportActingMaster, see `_show_acting_master`."""
         entries = self._topics.get(topic)
         if not entries:
             return None
-        brokers = [
-            replace(broker, addresses=dict(sorted(broker.addresses.items())))
-            for name in entries
-            if (broker := self._brokers.get(name)) is not None
-        ]
+        brokers = [group.data() for name in entries if (group := self._brokers.get(name)) is not None]
         if not brokers:
             return None
-        queues = [replace(queue) for queue in entries.values()]
         filters = {
             address: servers
             for broker in brokers
-            for address in broker.addresses.values()
+            for address in broker.broker_addrs.values()
             if (servers := self._filters.get((broker.cluster, address)))
         }
-        mappings = self._mappings.get(topic)
         if acting_master and not topic.startswith(SYNC_MEMBER_TOPIC_PREFIX):
-            for broker in brokers:
-                _show_acting_master(broker, entries[broker.name])
-        return Route(brokers, queues, filters, dict(mappings) if mappings else None)
+            brokers = [_show_acting_master(broker, entries[broker.broker_name]) for broker in brokers]
+        mappings = self._mappings.get(topic)
+        return TopicRouteData(
+            queue_datas=tuple(entries.values()),
+            broker_datas=tuple(brokers),
+            filter_server_table=filters,
+            topic_queue_mapping_by_broker=dict(mappings) if mappings else None,
+        )
 
     def put_topic(self, topic: str, queues: Iterable[QueueData]) -> None:
         """Set a topic's queues by hand (REGISTER_TOPIC_IN_NAMESRV); nothing happens if a broker is not known."""
         given = list(queues)
         if all(queue.broker_name in self._brokers for queue in given):
             for queue in given:
-                self._topics.setdefault(topic, {})[queue.broker_name] = replace(queue)
+                self._topics.setdefault(topic, {})[queue.broker_name] = queue
 
     def delete_topic(self, topic: str, cluster: str | None = None) -> None:
         """Forget a topic, or only what the brokers of a cluster have of it. Static mappings go with its last entry."""
@@ -363,7 +358,7 @@ class RouteTables:
         for entries in self._topics.values():
             queue = entries.get(broker_name)
             if queue is not None:
-                queue.perm = change(queue.perm)
+                entries[broker_name] = replace(queue, perm=change(queue.perm))
                 count += 1
         return count
 
@@ -383,7 +378,7 @@ class RouteTables:
         return [
             topic
             for topic, entries in self._topics.items()
-            if (flag := next(iter(entries.values())).sys_flag) & needed == needed and not flag & absent
+            if (flag := next(iter(entries.values())).topic_sys_flag) & needed == needed and not flag & absent
         ]
 
     def system_topics(self) -> tuple[list[str], str | None]:
@@ -393,11 +388,8 @@ class RouteTables:
         return names, address
 
     def brokers(self) -> dict[str, BrokerData]:
-        """Copies of all broker groups by name."""
-        return {
-            name: replace(broker, addresses=dict(sorted(broker.addresses.items())))
-            for name, broker in self._brokers.items()
-        }
+        """All broker groups by name."""
+        return {name: group.data() for name, group in self._brokers.items()}
 
     def clusters(self) -> dict[str, list[str]]:
         """Broker names by cluster."""
@@ -413,16 +405,17 @@ class RouteTables:
         return {"topics": len(self._topics), "brokers": len(self._live), "clusters": len(self._clusters)}
 
 
-def _show_acting_master(broker: BrokerData, queues: QueueData) -> None:
+def _show_acting_master(broker: BrokerData, queues: QueueData) -> BrokerData:
     """A group without master whose queues are read only shows its smallest id as 0, so that clients go on reading."""
-    if broker.addresses and MASTER_ID not in broker.addresses and broker.acting_master and not queues.perm & PERM_WRITE:
-        smallest = min(broker.addresses)
-        broker.addresses = {MASTER_ID: broker.addresses[smallest]} | {
-            i: address for i, address in broker.addresses.items() if i != smallest
-        }
+    addresses = broker.broker_addrs
+    if not addresses or MASTER_ID in addresses or not broker.enable_acting_master or queues.perm & PERM_WRITE:
+        return broker
+    smallest = min(addresses)
+    shown = {MASTER_ID if i == smallest else i: address for i, address in addresses.items()}
+    return replace(broker, broker_addrs=shown)
 
 
-def _min_id_change(broker: BrokerData, *, offline: str | None, ha_address: str | None) -> MinBrokerIdChange:
+def _min_id_change(broker: Group, *, offline: str | None, ha_address: str | None) -> MinBrokerIdChange:
     smallest = min(broker.addresses)
     everyone = offline is not None or len(broker.addresses) == 1
     notify = tuple(a for i, a in broker.addresses.items() if everyone or i != smallest)

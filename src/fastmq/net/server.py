@@ -106,8 +106,9 @@ class Peer:
         if reply.after_flush is None:
             self._reactor.send(self.id, frame)
             return
-        region = {key: reply.ext[key] for key in ("TRACE_ON", "MSG_REGION") if key in reply.ext}
-        failure = encode_frame(request.reply(*FLUSH_FAILED, region, b""))
+        region: dict[str, str] = {key: reply.ext[key] for key in ("TRACE_ON", "MSG_REGION") if key in reply.ext}
+        code, remark = FLUSH_FAILED
+        failure = encode_frame(request.reply(code, remark, region))
         self._reactor.send_after_flush(self.id, frame, reply.after_flush, failure)
 
     async def call(self, command: Command, timeout_s: float) -> Command:

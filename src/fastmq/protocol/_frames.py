@@ -23,11 +23,12 @@ import struct
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
+from fastmq import limits
 from fastmq.errors import ProtocolError
 from fastmq.protocol._json_text import quote, to_utf8
 from fastmq.protocol.languages import LANGUAGE_CODES, LANGUAGE_NAMES
 
-MAX_FRAME_BYTES: Final = 16 << 20
+MAX_FRAME_BYTES: Final = limits.MAX_FRAME_BYTES
 """Largest frame, its length word included (com.rocketmq.remoting.frameMaxLength)."""
 
 JSON: Final = 0
@@ -328,8 +329,8 @@ class FrameSplitter:
     """Cuts a byte stream into whole frames.
 
     `feed` returns the frames that became complete. Lengths are checked as soon as they are there, before the bytes
-    behind them are waited for. When the stream breaks the protocol, the frames before that point are still returned and the next
-    `feed` raises ProtocolError, as do all later ones; `failure` tells the reason at once.
+    behind them are waited for. When the stream breaks the protocol, the frames before that point are still returned and
+    the next `feed` raises ProtocolError, as do all later ones; `failure` tells the reason at once.
     """
 
     __slots__ = ("_buffer", "failure")

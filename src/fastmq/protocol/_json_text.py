@@ -19,7 +19,7 @@ from typing import Any, Final, NoReturn, Protocol, runtime_checkable
 from fastmq.errors import ProtocolError
 
 MAX_DEPTH: Final = 64
-"""How deep arrays and objects may be nested in text that the lenient parser reads."""
+"""How deep arrays and objects may be nested in text that is read."""
 
 _SPECIAL = re.compile('[\x00-\x1f"\\\\\x7f-\x9f\u2028\u2029]')
 _SPECIAL_ASCII = re.compile('[^\x20-\x7e]|["\\\\]')
@@ -176,9 +176,28 @@ def loads_lenient(data: bytes | bytearray | memoryview | str) -> Any:
     """
     text = data if isinstance(data, str) else str(data, "utf-8", "replace")
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        value = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         return _Parser(text).parse()
+    _check_depth(value)
+    return value
+
+
+def _check_depth(value: Any) -> None:
+    """Refuse what is nested deeper than MAX_DEPTH, so that nobody who walks the value runs out of stack."""
+    level = [value]
+    for _ in range(MAX_DEPTH + 2):
+        inner: list[Any] = []
+        for item in level:
+            kind = type(item)
+            if kind is dict:
+                inner += item.values()
+            elif kind is list:
+                inner += item
+        if not inner:
+            return
+        level = inner
+    raise JsonError(f"not JSON for us: nested deeper than {MAX_DEPTH}")
 
 
 _SPACE = re.compile(r"[ \t\r\n\f\b]*")

@@ -261,7 +261,8 @@ class ResponseCode(IntEnum):
 
 
 Work = Literal["inline", "held", "waiting"]
-"""How it is worked on: answered in the same turn; answered once a stored offset is durable; in a task of its own."""
+"""How it is worked on: answered in the same turn; answered once a mark is passed (what was stored is durable, a queue
+has grown); in a task of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,7 +302,7 @@ _known = RequestSpec
 
 _ROWS: Final = (
     _served(_R.SEND_MESSAGE, "C→B", h.SendMessageRequest, h.SendMessageResponse, "held"),
-    _served(_R.PULL_MESSAGE, "C→B, B→B", h.PullMessageRequest, h.PullMessageResponse, "waiting"),
+    _served(_R.PULL_MESSAGE, "C→B, B→B", h.PullMessageRequest, h.PullMessageResponse, "held"),
     _served(_R.QUERY_MESSAGE, "C→B, A→B", h.QueryMessageRequest, h.QueryMessageResponse, "waiting"),
     _known(_R.QUERY_BROKER_OFFSET, "–"),
     _served(_R.QUERY_CONSUMER_OFFSET, "C→B", h.QueryConsumerOffsetRequest, h.OffsetResponse),
@@ -321,7 +322,7 @@ _ROWS: Final = (
     _served(
         _R.GET_EARLIEST_MSG_STORETIME, "C→B, A→B",
         h.GetEarliestMsgStoretimeRequest, h.GetEarliestMsgStoretimeResponse,
-    ),  # fmt: skip
+    ),
     _served(_R.VIEW_MESSAGE_BY_ID, "C→B, A→B", h.ViewMessageRequest),
     _served(_R.HEART_BEAT, "C→B", None, h.HeartbeatResponse),
     _served(_R.UNREGISTER_CLIENT, "C→B", h.UnregisterClientRequest),
@@ -354,7 +355,7 @@ _ROWS: Final = (
     _served(
         _R.GET_ALL_SUBSCRIPTIONGROUP_CONFIG, "A→B, B→B",
         h.GetAllSubscriptionGroupRequest, h.GetAllSubscriptionGroupResponse,
-    ),  # fmt: skip
+    ),
     _served(_R.GET_TOPIC_STATS_INFO, "A→B", h.GetTopicStatsInfoRequest),
     _served(_R.GET_CONSUMER_CONNECTION_LIST, "A→B", h.GetConsumerConnectionListRequest),
     _served(_R.GET_PRODUCER_CONNECTION_LIST, "A→B", h.GetProducerConnectionListRequest),
@@ -402,8 +403,8 @@ _ROWS: Final = (
     _served(_R.QUERY_CONSUME_QUEUE, "A→B", h.QueryConsumeQueueRequest),
     _served(_R.QUERY_DATA_VERSION, "B→N", h.QueryDataVersionRequest, h.QueryDataVersionResponse),
     _known(_R.RESUME_CHECK_HALF_MESSAGE, "A→B", h.ResumeCheckHalfMessageRequest),
-    _served(_R.SEND_REPLY_MESSAGE, "C→B", h.SendMessageRequest, h.SendMessageResponse, "held"),
-    _served(_R.SEND_REPLY_MESSAGE_V2, "C→B", h.SendMessageRequestV2, h.SendMessageResponse, "held"),
+    _served(_R.SEND_REPLY_MESSAGE, "C→B", h.SendMessageRequest, h.SendMessageResponse, "waiting"),
+    _served(_R.SEND_REPLY_MESSAGE_V2, "C→B", h.SendMessageRequestV2, h.SendMessageResponse, "waiting"),
     _served(_R.PUSH_REPLY_MESSAGE_TO_CLIENT, "B→C", h.ReplyMessageRequest),
     _served(_R.ADD_WRITE_PERM_OF_BROKER, "A→N", h.WipeWritePermRequest, h.AddWritePermResponse),
     _served(_R.GET_ALL_PRODUCER_INFO, "A→B"),
@@ -415,7 +416,7 @@ _ROWS: Final = (
     _served(_R.UPDATE_AND_GET_GROUP_FORBIDDEN, "A→B", h.UpdateGroupForbiddenRequest),
     _known(_R.CHECK_ROCKSDB_CQ_WRITE_PROGRESS, "A→B", h.CheckRocksdbCqWriteProgressRequest),
     _known(_R.EXPORT_ROCKSDB_CONFIG_TO_JSON, "A→B", h.ExportRocksdbConfigToJsonRequest),
-    _served(_R.LITE_PULL_MESSAGE, "C→B", h.PullMessageRequest, h.PullMessageResponse, "waiting"),
+    _served(_R.LITE_PULL_MESSAGE, "C→B", h.PullMessageRequest, h.PullMessageResponse, "held"),
     _known(_R.RECALL_MESSAGE, "C→B", h.RecallMessageRequest, h.RecallMessageResponse),
     _known(_R.QUERY_ASSIGNMENT, "C→B"),
     _known(_R.SET_MESSAGE_REQUEST_MODE, "A→B"),
@@ -456,11 +457,11 @@ _ROWS: Final = (
     _known(_R.AUTH_DELETE_ACL, "A→B", h.AclRequest),
     _known(_R.AUTH_GET_ACL, "A→B", h.AclRequest),
     _known(_R.AUTH_LIST_ACL, "A→B", h.ListAclsRequest),
-    _known(_R.POP_MESSAGE, "C→B", h.PopMessageRequest, h.PopMessageResponse),
+    _known(_R.POP_MESSAGE, "C→B", h.PopMessageRequest, h.PopMessageResponse, "held"),
     _known(_R.ACK_MESSAGE, "C→B", h.AckMessageRequest),
     _known(_R.PEEK_MESSAGE, "C→B", h.PeekMessageRequest, h.PopMessageResponse),
     _known(_R.CHANGE_MESSAGE_INVISIBLETIME, "C→B", h.ChangeInvisibleTimeRequest, h.ChangeInvisibleTimeResponse),
-    _known(_R.NOTIFICATION, "C→B", h.NotificationRequest, h.NotificationResponse),
+    _known(_R.NOTIFICATION, "C→B", h.NotificationRequest, h.NotificationResponse, "held"),
     _known(_R.POLLING_INFO, "C→B", h.PollingInfoRequest, h.PollingInfoResponse),
     _known(_R.POP_ROLLBACK, "A→B"),
     _known(_R.BATCH_ACK_MESSAGE, "C→B"),

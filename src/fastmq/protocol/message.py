@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from fastmq.errors import ProtocolError
+from fastmq.limits import MAX_PROPERTIES_BYTES
 from fastmq.protocol._json_text import to_utf8
 
 MAGIC_V1: Final = 0xDAA320A7
@@ -113,8 +114,6 @@ NAME_VALUE_SEPARATOR: Final = "\x01"
 PROPERTY_SEPARATOR: Final = "\x02"
 KEY_SEPARATOR: Final = " "
 """Between the keys in KEYS."""
-
-MAX_PROPERTIES_BYTES: Final = 0x7FFF
 
 _HEAD = struct.Struct(">IIIiiqqiq")  # size, magic, crc, queue id, flag, queue offset, log offset, sys flag, born time
 _TAIL = struct.Struct(">iqi")  # reconsume times, prepared offset, body length

@@ -59,11 +59,6 @@ PREDEFINED_GROUPS: Final[tuple[str, ...]] = (
 )
 """Consumer groups a broker has from the start, without any heartbeat (SubscriptionGroupManager)."""
 
-BROADCAST_PREDEFINED_GROUPS: Final[frozenset[str]] = frozenset({
-    "CID_ONS-HTTP-PROXY", "CID_ONSAPI_PULL", "CID_ONSAPI_PERMISSION", "CID_ONSAPI_OWNER", TRANS_CONSUMER_GROUP,
-})
-"""Those of the predefined groups that are made with broadcasting allowed in so many words."""
-
 _VALID_NAME = re.compile(r"[%|a-zA-Z0-9_-]+\Z")
 
 

@@ -18,7 +18,7 @@ Reading takes <file>, and <file>.bak when <file> is missing, empty or not JSON. 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fastmq.errors import ProtocolError, StoreError
@@ -84,6 +84,16 @@ def load_json(path: str) -> dict[str, Any] | None:
         return None
     problems = [problem for problem in (main_problem, backup_problem) if problem is not None]
     raise StoreError("; ".join(problems))
+
+
+def object_of(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """The object under a key; empty if there is none. ProtocolError if it is something else."""
+    value = content.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ProtocolError(f"{key} is not an object")
+    return value
 
 
 def _read(path: str) -> tuple[dict[str, Any] | None, str | None]:

@@ -26,7 +26,7 @@ from fastmq.protocol import message as m
 from fastmq.protocol import names
 from fastmq.protocol.bodies import DataVersion, dumps
 from fastmq.protocol.fields import parse_int32, parse_int64
-from fastmq.store.tables import load_json, save_json
+from fastmq.store.tables import load_json, object_of, save_json
 
 log = logging.getLogger("fastmq.broker.delay")
 
@@ -56,7 +56,7 @@ class DelayStore(Protocol):
 
 @dataclass(slots=True)
 class Due:
-    """Outcome of a round. `next_ms`: wall time at which there is something to do again, None for not before a wake-up."""
+    """Outcome of a round. `next_ms`: wall time at which there is something to do again; None: not before a wake-up."""
 
     delivered: int = 0
     next_ms: int | None = None
@@ -121,9 +121,8 @@ class DelayDelivery:
         if offset >= end:
             return
         entries = self._store.queue_entries(names.SCHEDULE_TOPIC, queue_id, offset, ENTRIES_A_LEVEL)
-        for log_offset, _size, deliver_ms in entries:
-            if deliver_ms > now_ms + self._levels_ms[queue_id]:
-                deliver_ms = now_ms
+        for log_offset, _size, stamp_ms in entries:
+            deliver_ms = stamp_ms if stamp_ms <= now_ms + self._levels_ms[queue_id] else now_ms
             if deliver_ms > now_ms:
                 outcome.at(deliver_ms)
                 return
@@ -142,7 +141,7 @@ class DelayDelivery:
         bounds = self._store.queue_offsets(names.SCHEDULE_TOPIC, level - 1)
         if bounds is not None and not bounds[0] <= offset <= bounds[1]:
             border = bounds[0] if offset < bounds[0] else bounds[1]
-            log.warning("delay level %d: offset %d is outside the queue's %s, going on at %d", level, offset, bounds, border)
+            log.warning("delay level %d: offset %d is outside %s, going on at %d", level, offset, bounds, border)
             self._advance(level, border)
             return border
         return offset
@@ -243,14 +242,13 @@ class DelayDelivery:
         content = load_json(self._path) if self._path is not None else None
         if content is None:
             return
-        if isinstance(version := content.get("dataVersion"), dict):
-            self.data_version = DataVersion.from_json(version)
-        table = content.get("offsetTable") or {}
-        if not isinstance(table, dict):
-            raise StoreError(f"{self._path}: offsetTable is not an object")
-        for key, offset in table.items():
-            level = parse_int64(key)
-            if level is None or type(offset) is not int:
-                raise StoreError(f"{self._path}: level {key!r} is at {offset!r}")
-            self._offsets[level] = offset
+        try:
+            self.data_version = DataVersion.from_json(object_of(content, "dataVersion"))
+            for key, offset in object_of(content, "offsetTable").items():
+                level = parse_int64(key)
+                if level is None or type(offset) is not int:
+                    raise ProtocolError(f"level {key!r} is at {offset!r}")
+                self._offsets[level] = offset
+        except ProtocolError as error:
+            raise StoreError(f"{self._path}: {error}") from error
         self._saved = dict(self._offsets)

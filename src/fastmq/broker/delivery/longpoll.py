@@ -99,7 +99,7 @@ class LongPollTable:
 
     def take_due(self, now: float) -> list[HeldPull]:
         """The pulls whose time is up, in the order of their deadlines."""
-        taken = []
+        taken: list[HeldPull] = []
         while True:
             deadline = self.next_deadline()
             if deadline is None or deadline > now:

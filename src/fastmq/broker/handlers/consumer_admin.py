@@ -8,14 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from fastmq.net.server import Reply
 from fastmq.protocol import names
-from fastmq.protocol.bodies import DataVersion, MessageQueue, TopicConfig, dumps
+from fastmq.protocol.bodies import (
+    Connection,
+    ConsumeFromWhere,
+    ConsumerConnection,
+    ConsumeStats,
+    ConsumeStatsList,
+    ConsumeType,
+    DataVersion,
+    GroupList,
+    MessageModel,
+    MessageQueue,
+    OffsetWrapper,
+    ProducerInfo,
+    QuerySubscriptionBody,
+    QueueTimeSpan,
+    TopicList,
+    consume_time_span,
+    dumps,
+    producer_connection,
+    producer_table,
+)
 from fastmq.protocol.codes import LANGUAGE_NAMES, RequestCode, ResponseCode
 from fastmq.protocol.headers import (
     CloneGroupOffsetRequest,
@@ -49,13 +68,13 @@ def language_name(language: str | int) -> str:
     return language
 
 
-def _connection(channel: ClientChannel) -> dict[str, Any]:
-    return {
-        "clientAddr": channel.peer.address,
-        "clientId": channel.client_id,
-        "language": language_name(channel.language),
-        "version": channel.version,
-    }
+def _connection(channel: ClientChannel) -> Connection:
+    return Connection(
+        client_id=channel.client_id,
+        client_addr=channel.peer.address,
+        language=language_name(channel.language),
+        version=channel.version,
+    )
 
 
 def get_consumer_connections(broker: Broker, peer: Peer, request: Command) -> Reply:
@@ -64,17 +83,14 @@ def get_consumer_connections(broker: Broker, peer: Peer, request: Command) -> Re
     info = broker.sessions.consumer_group(group)
     if info is None:
         return Reply(ResponseCode.CONSUMER_NOT_ONLINE, f"the consumer group[{group}] not online")
-    return Reply(
-        body=dumps(
-            {
-                "connectionSet": [_connection(channel) for channel in info.channels.values()],
-                "consumeFromWhere": info.consume_from_where,
-                "consumeType": info.consume_type,
-                "messageModel": info.message_model,
-                "subscriptionTable": dict(sorted(info.subscriptions.items())),
-            }
-        )
+    body = ConsumerConnection(
+        connection_set=tuple(_connection(channel) for channel in info.channels.values()),
+        subscription_table=dict(sorted(info.subscriptions.items())),
+        consume_type=ConsumeType(info.consume_type),
+        message_model=MessageModel(info.message_model),
+        consume_from_where=ConsumeFromWhere(info.consume_from_where),
     )
+    return Reply(body=dumps(body))
 
 
 def get_producer_connections(broker: Broker, peer: Peer, request: Command) -> Reply:
@@ -83,7 +99,7 @@ def get_producer_connections(broker: Broker, peer: Peer, request: Command) -> Re
     channels = broker.sessions.producers(group)
     if not channels:
         return Reply(ResponseCode.SYSTEM_ERROR, f"the producer group[{group}] not exist")
-    return Reply(body=dumps({"connectionSet": [_connection(channel) for channel in channels]}))
+    return Reply(body=dumps(producer_connection(map(_connection, channels))))
 
 
 def get_all_producers(broker: Broker, peer: Peer, request: Command) -> Reply:
@@ -91,18 +107,18 @@ def get_all_producers(broker: Broker, peer: Peer, request: Command) -> Reply:
     groups = broker.sessions.producer_groups()
     data = {
         group: [
-            {
-                "clientId": channel.client_id,
-                "language": language_name(channel.language),
-                "lastUpdateTimestamp": channel.last_update_ms,
-                "remoteIP": f"/{channel.peer.address}",
-                "version": channel.version,
-            }
+            ProducerInfo(
+                client_id=channel.client_id,
+                remote_ip=f"/{channel.peer.address}",
+                language=language_name(channel.language),
+                version=channel.version,
+                last_update_timestamp=channel.last_update_ms,
+            )
             for channel in groups[group]
         ]
         for group in sorted(groups)
     }
-    return Reply(body=dumps({"data": data}))
+    return Reply(body=dumps(producer_table(data)))
 
 
 # --- who consumes what ------------------------------------------------------------------------------------------------
@@ -112,21 +128,22 @@ def query_topic_consume_by_who(broker: Broker, peer: Peer, request: Command) -> 
     """QUERY_TOPIC_CONSUME_BY_WHO (300): groups that are online with the topic, and groups that have offsets on it."""
     topic = QueryTopicConsumeByWhoRequest.decode(request.ext).topic
     groups = broker.sessions.groups_subscribing(topic) | broker.offsets.groups_of_topic(topic)
-    return Reply(body=dumps({"groupList": sorted(groups)}))
+    return Reply(body=dumps(GroupList(tuple(sorted(groups)))))
 
 
 def query_topics_by_consumer(broker: Broker, peer: Peer, request: Command) -> Reply:
     """QUERY_TOPICS_BY_CONSUMER (343): topics the group has offsets on."""
     group = QueryTopicsByConsumerRequest.decode(request.ext).group
-    topics = sorted(broker.offsets.topics_of_group(group))
-    return Reply(body=dumps({"brokerAddr": broker_address(broker), "topicList": topics}))
+    topics = tuple(sorted(broker.offsets.topics_of_group(group)))
+    return Reply(body=dumps(TopicList(topics, broker_address(broker))))
 
 
 def query_subscription_by_consumer(broker: Broker, peer: Peer, request: Command) -> Reply:
     """QUERY_SUBSCRIPTION_BY_CONSUMER (345)."""
     header = QuerySubscriptionByConsumerRequest.decode(request.ext)
     subscription = broker.sessions.find_subscription(header.group, header.topic or "")
-    return Reply(body=dumps({"group": header.group, "subscriptionData": subscription, "topic": header.topic}))
+    body = QuerySubscriptionBody(group=header.group, topic=header.topic, subscription_data=subscription)
+    return Reply(body=dumps(body))
 
 
 def broker_address(broker: Broker) -> str:
@@ -148,13 +165,13 @@ class _Progress:
     broker_offset: int = 0
     last_timestamp_ms: int = 0
 
-    def to_json(self) -> dict[str, int]:
-        return {
-            "brokerOffset": self.broker_offset,
-            "consumerOffset": self.consumer_offset,
-            "lastTimestamp": self.last_timestamp_ms,
-            "pullOffset": self.pull_offset,
-        }
+    def wrapper(self) -> OffsetWrapper:
+        return OffsetWrapper(
+            broker_offset=self.broker_offset,
+            consumer_offset=self.consumer_offset,
+            pull_offset=self.pull_offset,
+            last_timestamp=self.last_timestamp_ms,
+        )
 
 
 def _progress_of(broker: Broker, group: str, topic: str, queues: int) -> list[_Progress]:
@@ -180,9 +197,10 @@ def _is_consumed(broker: Broker, group: str, topic: str) -> bool:
     return info is None or not info.subscriptions or broker.sessions.find_subscription(group, topic) is not None
 
 
-def _offset_table(broker: Broker, rows: Iterable[_Progress]) -> dict[MessageQueue, _Progress]:
+def _stats(broker: Broker, rows: Iterable[_Progress], tps: float) -> ConsumeStats:
     name = broker.config.broker_name
-    return {MessageQueue(broker_name=name, queue_id=row.queue_id, topic=row.topic): row for row in rows}
+    table = {MessageQueue(row.topic, name, row.queue_id): row.wrapper() for row in rows}
+    return ConsumeStats(offset_table=table, consume_tps=tps)
 
 
 async def get_consume_stats(broker: Broker, peer: Peer, request: Command) -> Reply:
@@ -193,14 +211,15 @@ async def get_consume_stats(broker: Broker, peer: Peer, request: Command) -> Rep
     topics = listed or ([header.topic] if header.topic else sorted(broker.offsets.topics_of_group(group)))
     rows: list[_Progress] = []
     tps = 0.0
+    broker.stats.catch_up()
     for topic in topics:
         config = broker.topics.get(topic)
         if config is None or not (listed or _is_consumed(broker, group, topic)):
             continue
         rows += _progress_of(broker, group, topic, config.read_queue_nums)
-        tps += broker.stats.minute_tps("GROUP_GET_NUMS", f"{topic}@{group}")
+        tps += broker.stats.minute_tps("GROUP_GET_NUMS", f"{topic}@{group}", fresh=False)
     await trio.to_thread.run_sync(_fill, broker.store, rows)
-    return Reply(body=dumps({"consumeTps": tps, "offsetTable": _offset_table(broker, rows)}))
+    return Reply(body=dumps(_stats(broker, rows, tps)))
 
 
 async def get_broker_consume_stats(broker: Broker, peer: Peer, request: Command) -> Reply:
@@ -214,24 +233,20 @@ async def get_broker_consume_stats(broker: Broker, peer: Peer, request: Command)
             config = broker.topics.get(topic)
             if config is None or (only_ordered and not config.order) or not _is_consumed(broker, group, topic):
                 continue
-            tps = broker.stats.minute_tps("GROUP_GET_NUMS", f"{topic}@{group}")
+            tps = broker.stats.minute_tps("GROUP_GET_NUMS", f"{topic}@{group}", fresh=False)
             topics.append((tps, _progress_of(broker, group, topic, config.write_queue_nums)))
         groups.append((group, topics))
     everything = [row for _, topics in groups for _, rows in topics for row in rows]
     await trio.to_thread.run_sync(_fill, broker.store, everything)
-    return Reply(
-        body=dumps(
-            {
-                "brokerAddr": broker_address(broker),
-                "consumeStatsList": [
-                    {group: [{"consumeTps": tps, "offsetTable": _offset_table(broker, rows)} for tps, rows in topics]}
-                    for group, topics in groups
-                ],
-                "totalDiff": sum(row.broker_offset - row.consumer_offset for row in everything),
-                "totalInflightDiff": sum(row.pull_offset - row.consumer_offset for row in everything),
-            }
-        )
+    body = ConsumeStatsList(
+        broker_addr=broker_address(broker),
+        consume_stats_list=[
+            {group: [_stats(broker, rows, tps) for tps, rows in topics]} for group, topics in groups
+        ],
+        total_diff=sum(row.broker_offset - row.consumer_offset for row in everything),
+        total_inflight_diff=sum(row.pull_offset - row.consumer_offset for row in everything),
     )
+    return Reply(body=dumps(body))
 
 
 async def query_consume_time_span(broker: Broker, peer: Peer, request: Command) -> Reply:
@@ -242,44 +257,32 @@ async def query_consume_time_span(broker: Broker, peer: Peer, request: Command) 
         return Reply(ResponseCode.TOPIC_NOT_EXIST, f"No topic in this broker. topic: {header.topic}")
     consumed = [broker.offsets.query(header.group, header.topic, q) for q in range(topic.write_queue_nums)]
     now_ms = broker.clock.wall_ms()
-    spans = await trio.to_thread.run_sync(_time_spans, broker.store, topic, consumed, now_ms)
-    for queue_id, span in enumerate(spans):
-        span["messageQueue"] = MessageQueue(
-            broker_name=broker.config.broker_name, queue_id=queue_id, topic=header.topic
-        )
-    return Reply(body=dumps({"consumeTimeSpanSet": [dict(sorted(span.items())) for span in spans]}))
+    name = broker.config.broker_name
+    queues = [MessageQueue(header.topic, name, queue_id) for queue_id in range(topic.write_queue_nums)]
+    spans = await trio.to_thread.run_sync(_time_spans, broker.store, queues, consumed, now_ms)
+    return Reply(body=dumps(consume_time_span(spans)))
 
 
-def _time_spans(store: Store, topic: TopicConfig, consumed: list[int], now_ms: int) -> list[dict[str, Any]]:
+def _time_spans(store: Store, queues: list[MessageQueue], consumed: list[int], now_ms: int) -> list[QueueTimeSpan]:
+    """-1 stands for the time of a message that is not there."""
     spans = []
-    for queue_id, offset in enumerate(consumed):
-        low, high = store.queue_offsets(topic.topic_name, queue_id) or (0, 0)
-
-        def time_at(at: int, queue_id: int = queue_id) -> int:
-            return store.store_timestamp_at(topic.topic_name, queue_id, at)
-
-        oldest = time_at(low) if high > low else -1
-        newest = time_at(high - 1) if high > low else -1
-        last = time_at(offset - 1) if offset > 0 else oldest
-        waiting = time_at(max(offset, low)) if max(offset, low) < high else -1
+    for queue, offset in zip(queues, consumed, strict=True):
+        low, high = store.queue_offsets(queue.topic, queue.queue_id) or (0, 0)
+        oldest = store.store_timestamp_at(queue.topic, queue.queue_id, low) if high > low else -1
+        newest = store.store_timestamp_at(queue.topic, queue.queue_id, high - 1) if high > low else -1
+        last = store.store_timestamp_at(queue.topic, queue.queue_id, offset - 1) if offset > 0 else oldest
+        head = max(offset, low)  # what the group reads next
+        waiting = store.store_timestamp_at(queue.topic, queue.queue_id, head) if head < high else -1
         spans.append(
-            {
-                "consumeTimeStamp": last,
-                "consumeTimeStampStr": time_text(last),
-                "delayTime": now_ms - waiting if waiting >= 0 else 0,
-                "maxTimeStamp": newest,
-                "maxTimeStampStr": time_text(newest),
-                "minTimeStamp": oldest,
-                "minTimeStampStr": time_text(oldest),
-            }
+            QueueTimeSpan(
+                message_queue=queue,
+                min_timestamp=oldest,
+                max_timestamp=newest,
+                consume_timestamp=last,
+                delay_time=now_ms - waiting if waiting >= 0 else 0,
+            )
         )
     return spans
-
-
-def time_text(timestamp_ms: int) -> str:
-    """A moment in local time as RocketMQ's tools print it: 2026-11-21#00:28:46:377."""
-    seconds, milliseconds = divmod(timestamp_ms, 1000)
-    return f"{datetime.fromtimestamp(seconds):%Y-%m-%d#%H:%M:%S}:{milliseconds:03}"
 
 
 def query_correction_offset(broker: Broker, peer: Peer, request: Command) -> Reply:
@@ -331,6 +334,11 @@ def get_all_consumer_offset(broker: Broker, peer: Peer, request: Command) -> Rep
     )
 
 
+def get_all_delay_offset(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """GET_ALL_DELAY_OFFSET (45): how far delivery of each delay level has come."""
+    return Reply(body=dumps(broker.delay.to_body()))
+
+
 def get_timer_check_point(broker: Broker, peer: Peer, request: Command) -> Reply:
     """GET_TIMER_CHECK_POINT (60): there is no timer wheel, so there is no check point."""
     return Reply(ResponseCode.SYSTEM_ERROR, "the checkpoint is null: this broker has no timer wheel")
@@ -342,7 +350,7 @@ def get_timer_metrics(broker: Broker, peer: Peer, request: Command) -> Reply:
     return Reply(body=dumps({"dataVersion": version, "timingCount": {}}))
 
 
-HANDLERS: Final[dict[RequestCode, Handler]] = {
+HANDLERS: Final[dict[int, Handler]] = {
     RequestCode.GET_CONSUMER_CONNECTION_LIST: get_consumer_connections,
     RequestCode.GET_PRODUCER_CONNECTION_LIST: get_producer_connections,
     RequestCode.GET_ALL_PRODUCER_INFO: get_all_producers,
@@ -355,6 +363,7 @@ HANDLERS: Final[dict[RequestCode, Handler]] = {
     RequestCode.QUERY_CORRECTION_OFFSET: query_correction_offset,
     RequestCode.CLONE_GROUP_OFFSET: clone_group_offset,
     RequestCode.GET_ALL_CONSUMER_OFFSET: get_all_consumer_offset,
+    RequestCode.GET_ALL_DELAY_OFFSET: get_all_delay_offset,
     RequestCode.GET_TIMER_CHECK_POINT: get_timer_check_point,
     RequestCode.GET_TIMER_METRICS: get_timer_metrics,
 }

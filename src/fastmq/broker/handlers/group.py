@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from fastmq.broker.handlers.topic import object_list, page_of, parse_body
-from fastmq.errors import ProtocolError, RequestError
+from fastmq.broker.handlers.admin import require_local
+from fastmq.broker.handlers.topic import page_of
+from fastmq.errors import RequestError
 from fastmq.net.server import Reply
 from fastmq.protocol import names
-from fastmq.protocol.bodies import SubscriptionGroupConfig, dumps
+from fastmq.protocol.bodies import GroupForbidden, SubscriptionGroupConfig, dumps, group_config_list
 from fastmq.protocol.codes import RequestCode, ResponseCode
 from fastmq.protocol.headers import (
     DeleteSubscriptionGroupRequest,
@@ -29,27 +30,31 @@ FORBIDDEN_READ_BIT: Final = 2
 
 def update_and_create_group(broker: Broker, peer: Peer, request: Command) -> Reply:
     """UPDATE_AND_CREATE_SUBSCRIPTIONGROUP (200)."""
-    broker.groups.put(_checked(parse_body(request.body)))
+    _put(broker, peer, [SubscriptionGroupConfig.from_json(request.body)])
     return Reply()
 
 
 def update_and_create_group_list(broker: Broker, peer: Peer, request: Command) -> Reply:
     """UPDATE_AND_CREATE_SUBSCRIPTIONGROUP_LIST (225): all of them, or none if one is refused."""
-    broker.groups.put_many([_checked(entry) for entry in object_list(request.body, "groupConfigList")])
+    _put(broker, peer, group_config_list(request.body))
     return Reply()
 
 
-def _checked(content: object) -> SubscriptionGroupConfig:
-    if not isinstance(content, dict):
-        raise RequestError(ResponseCode.INVALID_PARAMETER, "the body must be a SubscriptionGroupConfig object")
-    try:
-        group = SubscriptionGroupConfig.from_json(content)
-    except ProtocolError as error:
-        raise RequestError(ResponseCode.INVALID_PARAMETER, str(error)) from error
-    problem = names.validate_group(group.group_name)
-    if problem is not None:
-        raise RequestError(ResponseCode.INVALID_PARAMETER, problem)
-    return group
+def _put(broker: Broker, peer: Peer, groups: list[SubscriptionGroupConfig]) -> None:
+    """Anybody may create what a heartbeat would create, too; changing a group can stop its consumers."""
+    changed = []
+    for group in groups:
+        problem = names.validate_group(group.group_name)
+        if problem is not None:
+            raise RequestError(ResponseCode.INVALID_PARAMETER, problem)
+        if group == broker.groups.get(group.group_name):
+            continue
+        if group.group_name in broker.groups:
+            require_local(broker, peer, "changing a consumer group")
+        elif not broker.config.auto_create_subscription_group:
+            require_local(broker, peer, "creating a consumer group")
+        changed.append(group)
+    broker.groups.put_many(changed)
 
 
 def delete_group(broker: Broker, peer: Peer, request: Command) -> Reply:
@@ -94,10 +99,11 @@ def update_and_get_forbidden(broker: Broker, peer: Peer, request: Command) -> Re
         if broker.groups.forbidden(header.group, header.topic) != forbidden:
             broker.groups.set_forbidden(header.group, header.topic, FORBIDDEN_READ_BIT, forbidden)
     readable = not broker.groups.forbidden(header.group, header.topic)
-    return Reply(remark="", body=dumps({"group": header.group, "readable": readable, "topic": header.topic}))
+    body = GroupForbidden(group=header.group, topic=header.topic, readable=readable)
+    return Reply(remark="", body=dumps(body))
 
 
-HANDLERS: Final[dict[RequestCode, Handler]] = {
+HANDLERS: Final[dict[int, Handler]] = {
     RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP: update_and_create_group,
     RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP_LIST: update_and_create_group_list,
     RequestCode.DELETE_SUBSCRIPTIONGROUP: delete_group,

@@ -13,7 +13,7 @@ import trio
 from fastmq import limits
 from fastmq.errors import ProtocolError
 from fastmq.net.server import Reply
-from fastmq.protocol.bodies import dumps
+from fastmq.protocol.bodies import ConsumeQueueEntry, QueryConsumeQueueBody, dumps
 from fastmq.protocol.codes import RequestCode, ResponseCode
 from fastmq.protocol.headers import (
     QueryConsumeQueueRequest,
@@ -126,21 +126,21 @@ async def query_consume_queue(broker: Broker, peer: Peer, request: Command) -> R
         filter_text = "null" if subscription else f"{header.consumer_group}@{topic.topic_name} is not online!"
     return Reply(
         body=dumps(
-            {
-                "filterData": filter_text,
-                "maxQueueIndex": max_offset,
-                "minQueueIndex": min_offset,
-                "queueData": [
-                    {"eval": False, "physicOffset": log_offset, "physicSize": size, "tagsCode": tags_code}
+            QueryConsumeQueueBody(
+                min_queue_index=min_offset,
+                max_queue_index=max_offset,
+                queue_data=tuple(
+                    ConsumeQueueEntry(physic_offset=log_offset, physic_size=size, tags_code=tags_code)
                     for log_offset, size, tags_code in entries
-                ],
-                "subscriptionData": subscription,
-            }
+                ),
+                subscription_data=subscription,
+                filter_data=filter_text,
+            )
         )
     )
 
 
-HANDLERS: Final[dict[RequestCode, Handler]] = {
+HANDLERS: Final[dict[int, Handler]] = {
     RequestCode.QUERY_MESSAGE: query_message,
     RequestCode.VIEW_MESSAGE_BY_ID: view_message_by_id,
     RequestCode.QUERY_CONSUME_QUEUE: query_consume_queue,

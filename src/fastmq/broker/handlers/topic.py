@@ -6,16 +6,27 @@ Name servers that cannot be reached are not waited for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from fastmq.broker.handlers.admin import require_local
 from fastmq.errors import ProtocolError, RequestError
 from fastmq.net.server import Reply
 from fastmq.protocol import names
-from fastmq.protocol.bodies import DataVersion, MessageQueue, TopicConfig, dumps, loads_lenient
+from fastmq.protocol.bodies import (
+    DataVersion,
+    MessageQueue,
+    TopicConfig,
+    TopicConfigTable,
+    TopicList,
+    TopicOffset,
+    TopicStatsTable,
+    dumps,
+    topic_config_list,
+)
 from fastmq.protocol.codes import RequestCode, ResponseCode
 from fastmq.protocol.headers import (
     CreateTopicRequest,
@@ -67,6 +78,7 @@ async def update_and_create_topic(broker: Broker, peer: Peer, request: Command) 
     changes = parse_attributes(header.attributes or "")
     topic = _checked(broker, wanted, changes)
     if topic != broker.topics.get(topic.topic_name):
+        _check_permitted(broker, peer, topic)
         broker.topics.put(topic)
         await broker.registrar.wait_announced(ANNOUNCE_TIMEOUT_S)
     return Reply()
@@ -75,18 +87,23 @@ async def update_and_create_topic(broker: Broker, peer: Peer, request: Command) 
 async def update_and_create_topic_list(broker: Broker, peer: Peer, request: Command) -> Reply:
     """UPDATE_AND_CREATE_TOPIC_LIST (18): all of them, or none if one is refused."""
     changed = []
-    for entry in object_list(request.body, "topicConfigList"):
-        wanted = TopicConfig.from_json({**entry, "attributes": {}})
-        attributes = entry.get("attributes") or {}
-        if not isinstance(attributes, Mapping):
-            raise RequestError(ResponseCode.INVALID_PARAMETER, "the attributes of a topic must be an object")
-        topic = _checked(broker, wanted, {str(key): str(value) for key, value in attributes.items()})
+    for wanted in topic_config_list(request.body):
+        topic = _checked(broker, wanted, wanted.attributes)
         if topic != broker.topics.get(topic.topic_name):
+            _check_permitted(broker, peer, topic)
             changed.append(topic)
     if changed:
         broker.topics.put_many(changed)
         await broker.registrar.wait_announced(ANNOUNCE_TIMEOUT_S)
     return Reply()
+
+
+def _check_permitted(broker: Broker, peer: Peer, topic: TopicConfig) -> None:
+    """Anybody may create what a send would create, too; changing a topic can take it from its users."""
+    if topic.topic_name in broker.topics:
+        require_local(broker, peer, "changing a topic")
+    elif not broker.config.auto_create_topic_enable:
+        require_local(broker, peer, "creating a topic")
 
 
 def _checked(broker: Broker, wanted: TopicConfig, attribute_changes: Mapping[str, str]) -> TopicConfig:
@@ -177,12 +194,12 @@ def change_attributes(current: Mapping[str, str] | None, changes: Mapping[str, s
         if (name, value) in NOT_BUILT:
             raise RequestError(ResponseCode.SYSTEM_ERROR, f"{name}={value} is not supported by fastmq")
         if current is not None and not changeable and result.get(name, value) != value:
-            raise RequestError(ResponseCode.SYSTEM_ERROR, f"attempt to update an unchangeable attribute. key: {name}")
+            raise RequestError(ResponseCode.SYSTEM_ERROR, f"attempt to update an unchangeable attribute: {name}")
         result[name] = value
     return result
 
 
-# --- delete -------------------------------------------------------------------------------------------------------------
+# --- delete ----------------------------------------------------------------------------------------------------------
 
 
 async def delete_topic(broker: Broker, peer: Peer, request: Command) -> Reply:
@@ -215,7 +232,7 @@ async def clean_unused_topic(broker: Broker, peer: Peer, request: Command) -> Re
     return Reply()
 
 
-# --- look -----------------------------------------------------------------------------------------------------------------
+# --- look ------------------------------------------------------------------------------------------------------------
 
 
 def get_all_topic_config(broker: Broker, peer: Peer, request: Command) -> Reply:
@@ -229,19 +246,21 @@ def get_all_topic_config(broker: Broker, peer: Peer, request: Command) -> Reply:
         reply.ext = GetAllTopicConfigResponse(total_topic_num=len(topics)).encode()
         topics = page
     reply.body = dumps(
-        {
-            "dataVersion": version,
-            "mappingDataVersion": DataVersion(timestamp=broker.stats.boot_timestamp_ms),
-            "topicConfigTable": dict(topics),
-            "topicQueueMappingDetailMap": {},
-            "topicQueueMappingInfoMap": {},
-        }
+        TopicConfigTable(
+            topic_config_table=dict(topics),
+            data_version=version,
+            mapping_data_version=DataVersion(timestamp=broker.stats.boot_timestamp_ms),
+        )
     )
     return reply
 
 
 def page_of(
-    items: list[tuple[str, Any]], sequence: int | None, maximum: int | None, version_text: str | None, now: DataVersion
+    items: list[tuple[str, Any]],
+    sequence: int | None,
+    maximum: int | None,
+    version_text: str | None,
+    now: DataVersion,
 ) -> list[tuple[str, Any]] | None:
     """A page of a table, or None if the reader did not ask for one and gets everything.
 
@@ -250,8 +269,7 @@ def page_of(
     if sequence is None or not version_text:
         return None
     try:
-        given = loads_lenient(version_text)
-        same = isinstance(given, Mapping) and DataVersion.from_json(given) == now
+        same = DataVersion.from_json(version_text) == now
     except ProtocolError:
         same = False
     start = max(0, sequence) if same else 0
@@ -277,15 +295,13 @@ async def get_topic_stats_info(broker: Broker, peer: Peer, request: Command) -> 
     queues = max(topic.read_queue_nums, topic.write_queue_nums)
     rows = await trio.to_thread.run_sync(partial(_queue_rows, broker.store, name, queues))
     table = {
-        MessageQueue(broker_name=broker.config.broker_name, queue_id=queue_id, topic=name): {
-            "lastUpdateTimestamp": newest_ms,
-            "maxOffset": max_offset,
-            "minOffset": min_offset,
-        }
+        MessageQueue(name, broker.config.broker_name, queue_id): TopicOffset(
+            min_offset=min_offset, max_offset=max_offset, last_update_timestamp=newest_ms
+        )
         for queue_id, (min_offset, max_offset, newest_ms) in enumerate(rows)
     }
     tps = broker.stats.minute_tps("TOPIC_PUT_NUMS", name)
-    return Reply(body=dumps({"offsetTable": table, "topicPutTps": tps}))
+    return Reply(body=dumps(TopicStatsTable(offset_table=table, topic_put_tps=tps)))
 
 
 def _queue_rows(store: Store, topic: str, queues: int) -> list[tuple[int, int, int]]:
@@ -299,7 +315,7 @@ def _queue_rows(store: Store, topic: str, queues: int) -> list[tuple[int, int, i
 
 def get_system_topic_list(broker: Broker, peer: Peer, request: Command) -> Reply:
     """GET_SYSTEM_TOPIC_LIST_FROM_BROKER (305)."""
-    return Reply(body=dumps({"topicList": sorted(broker.topics.system_names | names.SYSTEM_TOPICS)}))
+    return Reply(body=dumps(TopicList(tuple(sorted(broker.topics.system_names | names.SYSTEM_TOPICS)))))
 
 
 def update_and_create_static_topic(broker: Broker, peer: Peer, request: Command) -> Reply:
@@ -307,24 +323,7 @@ def update_and_create_static_topic(broker: Broker, peer: Peer, request: Command)
     return Reply(ResponseCode.SYSTEM_ERROR, "static topics are not supported by fastmq")
 
 
-def object_list(body: bytes, key: str) -> list[dict[str, Any]]:
-    """The list of objects under `key` of a JSON body. Raises RequestError if that is not what it is."""
-    content = parse_body(body)
-    entries = content.get(key) if isinstance(content, Mapping) else None
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise RequestError(ResponseCode.INVALID_PARAMETER, f"the body must be an object with a list {key}")
-    return entries
-
-
-def parse_body(body: bytes) -> Any:
-    """A JSON body. Raises RequestError for anything else."""
-    try:
-        return loads_lenient(body)
-    except ProtocolError as error:
-        raise RequestError(ResponseCode.INVALID_PARAMETER, f"the body is not JSON: {error}") from error
-
-
-HANDLERS: Final[dict[RequestCode, Handler | Callable[..., Any]]] = {
+HANDLERS: Final[dict[int, Handler]] = {
     RequestCode.UPDATE_AND_CREATE_TOPIC: update_and_create_topic,
     RequestCode.UPDATE_AND_CREATE_TOPIC_LIST: update_and_create_topic_list,
     RequestCode.UPDATE_AND_CREATE_STATIC_TOPIC: update_and_create_static_topic,

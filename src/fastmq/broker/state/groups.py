@@ -13,7 +13,7 @@ from fastmq.config import BrokerConfig
 from fastmq.errors import ProtocolError, StoreError
 from fastmq.protocol import names
 from fastmq.protocol.bodies import DataVersion, SubscriptionGroupConfig, dumps
-from fastmq.store.tables import load_json, save_json
+from fastmq.store.tables import load_json, object_of, save_json
 
 FORBIDDEN_READ_BIT: Final = 2
 """Bit of the forbidden table that stops a group from pulling a topic (PermName.INDEX_PERM_READ)."""
@@ -60,7 +60,7 @@ class SubscriptionGroupTable:
         """The table as RocketMQ's SubscriptionGroupWrapper has it: also the content of the file."""
         return {
             "dataVersion": self.data_version,
-            "forbiddenTable": {group: dict(sorted(self._forbidden[group].items())) for group in sorted(self._forbidden)},
+            "forbiddenTable": {name: dict(sorted(topics.items())) for name, topics in sorted(self._forbidden.items())},
             "subscriptionGroupTable": {name: self._groups[name] for name in sorted(self._groups)},
         }
 
@@ -141,12 +141,11 @@ class SubscriptionGroupTable:
         if content is None:
             return
         try:
-            if isinstance(version := content.get("dataVersion"), Mapping):
-                self.data_version = DataVersion.from_json(version)
-            for name, value in _object(content, "subscriptionGroupTable").items():
+            self.data_version = DataVersion.from_json(object_of(content, "dataVersion"))
+            for name, value in object_of(content, "subscriptionGroupTable").items():
                 group = SubscriptionGroupConfig.from_json(value)
                 self._groups[name] = group
-            for group_name, topics in _object(content, "forbiddenTable").items():
+            for group_name, topics in object_of(content, "forbiddenTable").items():
                 if not isinstance(topics, Mapping):
                     raise ProtocolError(f"forbiddenTable of {group_name} is not an object")
                 bits = {topic: int(value) for topic, value in topics.items() if value}
@@ -166,9 +165,3 @@ class SubscriptionGroupTable:
             self._groups, self._forbidden, self.data_version = groups, forbidden, version
             raise
 
-
-def _object(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = content.get(key) or {}
-    if not isinstance(value, Mapping):
-        raise ProtocolError(f"{key} is not an object")
-    return value

@@ -11,14 +11,14 @@ Changes are kept in memory; `snapshot` and `save` write them, the broker does so
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from fastmq.config import BrokerConfig
-from fastmq.errors import StoreError
+from fastmq.errors import ProtocolError, StoreError
 from fastmq.protocol.bodies import DataVersion, dumps
 from fastmq.protocol.fields import parse_int64
-from fastmq.store.tables import load_json, save_json
+from fastmq.store.tables import load_json, object_of, save_json
 
 NOT_COMMITTED: Final = -1
 
@@ -186,21 +186,20 @@ class ConsumerOffsetTable:
         content = load_json(self._path) if self._path is not None else None
         if content is None:
             return
-        if isinstance(version := content.get("dataVersion"), Mapping):
-            self.data_version = DataVersion.from_json(version)
-        table = content.get("offsetTable") or {}
-        if not isinstance(table, Mapping):
-            raise StoreError(f"{self._path}: offsetTable is not an object")
-        for key, queues in table.items():
-            if not isinstance(queues, Mapping):
-                raise StoreError(f"{self._path}: offsets of {key} are not an object")
-            self._committed[key] = dict(self._queue(key, *item) for item in queues.items())
+        try:
+            self.data_version = DataVersion.from_json(object_of(content, "dataVersion"))
+            for key in object_of(content, "offsetTable"):
+                queues = object_of(content["offsetTable"], key)
+                self._committed[key] = dict(_queue(key, *item) for item in queues.items())
+        except ProtocolError as error:
+            raise StoreError(f"{self._path}: {error}") from error
 
-    def _queue(self, key: str, queue_id: str, offset: Any) -> tuple[int, int]:
-        number = parse_int64(queue_id)
-        if number is None or type(offset) is not int:
-            raise StoreError(f"{self._path}: {key} has the queue {queue_id!r} at {offset!r}")
-        return number, offset
+
+def _queue(key: str, queue_id: str, offset: Any) -> tuple[int, int]:
+    number = parse_int64(queue_id)
+    if number is None or type(offset) is not int:
+        raise ProtocolError(f"{key} has the queue {queue_id!r} at {offset!r}")
+    return number, offset
 
 
 def _split(key: str) -> tuple[str, str]:

@@ -7,7 +7,7 @@ passed to `on_change` so that the name servers learn of it at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
@@ -23,7 +23,7 @@ from fastmq.protocol.bodies import (
     TopicConfig,
     dumps,
 )
-from fastmq.store.tables import load_json, save_json
+from fastmq.store.tables import load_json, object_of, save_json
 
 PERM_READ_WRITE: Final = PERM_READ | PERM_WRITE
 
@@ -211,18 +211,21 @@ class TopicTable:
         return topic
 
     def create_internal(
-        self, name: str, *, queue_nums: int, perm: int = PERM_READ_WRITE, order: bool = False, sys_flag: int = 0
+        self, name: str, *, queue_nums: int, perm: int = PERM_READ_WRITE, order: bool | None = None, sys_flag: int = 0
     ) -> TopicConfig:
-        """A retry or dead-letter topic: created if missing; the order mark follows (…InSendMessageBackMethod)."""
+        """A retry or dead-letter topic: created if missing (createTopicInSendMessageBackMethod).
+
+        `order` sets the order mark, of an existing topic too; None leaves it alone.
+        """
         topic = self._topics.get(name)
         if topic is not None:
-            if topic.order != order:
+            if order is not None and topic.order != order:
                 topic = replace(topic, order=order)
                 self.put(topic)
             return topic
         topic = TopicConfig(
-            topic_name=name, read_queue_nums=queue_nums, write_queue_nums=queue_nums, perm=perm, order=order,
-            topic_sys_flag=sys_flag,
+            topic_name=name, read_queue_nums=queue_nums, write_queue_nums=queue_nums, perm=perm,
+            order=bool(order), topic_sys_flag=sys_flag,
         )  # fmt: skip
         self.put(topic)
         return topic
@@ -260,12 +263,8 @@ class TopicTable:
         if content is None:
             return
         try:
-            if isinstance(version := content.get("dataVersion"), Mapping):
-                self.data_version = DataVersion.from_json(version)
-            table = content.get("topicConfigTable") or {}
-            if not isinstance(table, Mapping):
-                raise ProtocolError("topicConfigTable is not an object")
-            for name, value in table.items():
+            self.data_version = DataVersion.from_json(object_of(content, "dataVersion"))
+            for name, value in object_of(content, "topicConfigTable").items():
                 topic = TopicConfig.from_json(value)
                 self._topics[name] = topic if topic.topic_name == name else replace(topic, topic_name=name)
         except ProtocolError as error:

@@ -17,7 +17,6 @@ from fastmq.protocol._json_text import (
     quote,
 )
 from fastmq.protocol.bodies.admin import (
-    TOPIC_GROUP_SEPARATOR,
     BatchAck,
     BrokerStatsData,
     BrokerStatsItem,
@@ -43,7 +42,6 @@ from fastmq.protocol.bodies.admin import (
     consume_time_span,
 )
 from fastmq.protocol.bodies.client import (
-    CLASS_FILTER,
     SQL92,
     SUB_ALL,
     TAG,
@@ -67,10 +65,8 @@ from fastmq.protocol.bodies.client import (
     producer_table,
 )
 from fastmq.protocol.bodies.config import (
-    DEFAULT_RETRY_STEPS_MS,
     MULTI_TAG,
     PERM_INHERIT,
-    PERM_PRIORITY,
     PERM_READ,
     PERM_WRITE,
     SINGLE_TAG,
@@ -92,7 +88,6 @@ from fastmq.protocol.bodies.route import (
     FULL_REGISTER_VERSION,
     MAPPING_REGISTER_VERSION,
     MASTER_ID,
-    MAX_REGISTER_BYTES,
     STRICT_JSON_VERSION,
     BrokerData,
     BrokerMemberGroup,
@@ -106,16 +101,12 @@ from fastmq.protocol.bodies.route import (
 )
 
 __all__ = [
-    "CLASS_FILTER",
-    "DEFAULT_RETRY_STEPS_MS",
     "FULL_REGISTER_VERSION",
     "MAPPING_REGISTER_VERSION",
     "MASTER_ID",
     "MAX_DEPTH",
-    "MAX_REGISTER_BYTES",
     "MULTI_TAG",
     "PERM_INHERIT",
-    "PERM_PRIORITY",
     "PERM_READ",
     "PERM_WRITE",
     "SINGLE_TAG",
@@ -123,7 +114,6 @@ __all__ = [
     "STRICT_JSON_VERSION",
     "SUB_ALL",
     "TAG",
-    "TOPIC_GROUP_SEPARATOR",
     "TOPIC_UNIT_FLAG",
     "TOPIC_UNIT_SUB_FLAG",
     "BatchAck",

@@ -12,9 +12,9 @@ E = TypeVar("E", bound=StrEnum)
 T = TypeVar("T")
 
 
-def read_object(data: bytes | bytearray | memoryview | str | Mapping[str, Any], what: str) -> Mapping[str, Any]:
+def read_object(data: Any, what: str) -> Mapping[str, Any]:
     """The object in a JSON text (or already parsed). JsonError if it is none."""
-    value = data if isinstance(data, Mapping) else loads_lenient(data)
+    value = loads_lenient(data) if isinstance(data, bytes | bytearray | memoryview | str) else data
     if not isinstance(value, Mapping):
         raise JsonError(f"{what} is not a JSON object")
     return value
@@ -32,18 +32,6 @@ def as_int(value: Any, default: int = 0) -> int:
         except (ValueError, OverflowError):
             pass
     raise JsonError("a value is not an integer")
-
-
-def as_float(value: Any, default: float = 0.0) -> float:
-    """A number given as number or text; `default` for null. JsonError for anything else."""
-    if value is None or value == "":
-        return default
-    if isinstance(value, int | float | str):
-        try:
-            return float(value)
-        except (ValueError, OverflowError):
-            pass
-    raise JsonError("a value is not a number")
 
 
 def as_bool(value: Any, default: bool = False) -> bool:

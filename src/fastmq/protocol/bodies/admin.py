@@ -7,14 +7,12 @@ import binascii
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from fastmq.protocol._json_text import JsonError
-from fastmq.protocol.bodies._read import as_bool, as_int, as_list, as_map, as_str, read_object
-from fastmq.protocol.bodies.client import SubscriptionData
+from fastmq.protocol.bodies._read import as_bool, as_enum, as_int, as_list, as_map, as_str, read_object
+from fastmq.protocol.bodies.client import CMResult, SubscriptionData
 from fastmq.protocol.bodies.config import DataVersion, MessageQueue, queue_map
-
-TOPIC_GROUP_SEPARATOR: Final = "@"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -472,7 +470,7 @@ class MessageRequestMode:
 class ConsumeMessageDirectlyResult:
     """What a client answers to code 309."""
 
-    consume_result: str
+    consume_result: CMResult
     order: bool = False
     auto_commit: bool = True
     remark: str | None = None
@@ -493,7 +491,7 @@ class ConsumeMessageDirectlyResult:
         """Read the body. JsonError if it is not one."""
         value = read_object(value, "the body")
         return cls(
-            consume_result=as_str(value.get("consumeResult")),
+            consume_result=as_enum(CMResult, value.get("consumeResult"), CMResult.CR_RETURN_NULL),
             order=as_bool(value.get("order")),
             auto_commit=as_bool(value.get("autoCommit"), True),
             remark=None if value.get("remark") is None else as_str(value.get("remark")),

@@ -14,7 +14,6 @@ from fastmq.protocol.message import java_hash
 SUB_ALL: Final = "*"
 TAG: Final = "TAG"
 SQL92: Final = "SQL92"
-CLASS_FILTER: Final = "CLASS"
 
 
 class ConsumeType(StrEnum):

@@ -9,7 +9,6 @@ from typing import Any, Final, Self
 from fastmq.protocol._json_text import JsonError, dumps_text, loads_lenient
 from fastmq.protocol.bodies._read import as_bool, as_int, as_list, as_map, as_optional_str, as_str, read_object
 
-PERM_PRIORITY: Final = 8
 PERM_READ: Final = 4
 PERM_WRITE: Final = 2
 PERM_INHERIT: Final = 1
@@ -162,13 +161,6 @@ class TopicConfig:
             topic_filter_type=parts[4],
             attributes=as_map(attributes, as_str),
         )
-
-
-DEFAULT_RETRY_STEPS_MS: Final = (
-    1000, 5000, 10000, 30000, 60000, 120000, 180000, 240000, 300000, 360000, 420000, 480000, 540000, 600000, 1200000,
-    1800000, 3600000, 7200000,
-)  # fmt: skip
-"""The delays of a group whose retry policy names none (CustomizedRetryPolicy)."""
 
 
 @dataclass(frozen=True, slots=True)

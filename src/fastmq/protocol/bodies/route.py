@@ -19,7 +19,7 @@ FULL_REGISTER_VERSION: Final = 37
 """Brokers older than this (3.0.11) register with a bare topic table."""
 MAPPING_REGISTER_VERSION: Final = 413
 """Brokers from this version (5.0.0) on write static topics into compressed registrations."""
-MAX_REGISTER_BYTES: Final = 256 << 20
+MAX_REGISTER_BYTES: Final = 64 << 20
 """How large a compressed registration may become when it is unpacked."""
 
 _INT = struct.Struct(">i")

@@ -133,6 +133,7 @@ class RecallMessageRequest(Header):
 
 @header
 class RecallMessageResponse(Header):
-    """RecallMessageResponseHeader."""
+    """RecallMessageResponseHeader, with the field that every answer to a send carries."""
 
     msg_id: str
+    region: str | None = wire("MSG_REGION", default=None)

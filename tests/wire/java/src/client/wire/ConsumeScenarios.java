@@ -7,7 +7,6 @@ import java.util.Map;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.CopyOnWriteArrayList;
 import java.util.concurrent.CountDownLatch;
-import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.concurrent.atomic.AtomicReference;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
@@ -202,36 +201,47 @@ final class ConsumeScenarios {
         ctx.check(delays.get(5) < 500, "half of the messages reach a waiting consumer within 500 ms, not %s", delays);
     }
 
+    /**
+     * Groups seen for the first time. While a queue still has its first message and that message is in memory, the
+     * broker may answer offset 0, and the client's setting does not matter: Apache does so when the page happens to
+     * be loaded. So a group begins either at 0 or where the setting says, and loses nothing from there on.
+     */
     private static void fromWhere(Ctx ctx) throws Exception {
         String topic = ctx.name("t");
         ctx.createTopic(topic, 1);
         List<String> old = ctx.sendMany(topic, "old ", 5);
         // consumeTimestamp has a resolution of one second: put a second's border between old and new
-        long border = (System.currentTimeMillis() / 1000 + 2) * 1000;
+        long border = (System.currentTimeMillis() / 1000 + 1) * 1000 + 100;
         ctx.await(5000, () -> System.currentTimeMillis() >= border, "the border second comes");
         List<String> later = ctx.sendMany(topic, "later ", 5);
-        Inbox first = new Inbox();
-        Inbox time = new Inbox();
-        Inbox last = new Inbox();
-        push(ctx, ctx.name("first"), topic, "*", first);
-        DefaultMQPushConsumer timed = ctx.newPush(ctx.name("time"));
-        timed.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_TIMESTAMP);
-        timed.setConsumeTimestamp(UtilAll.timeMillisToHumanString3(border));
-        timed.subscribe(topic, "*");
-        timed.registerMessageListener(time.concurrently());
-        ctx.started(timed);
-        // LAST means the end of the queue only where its beginning is gone from memory or disk; otherwise the
-        // broker answers offset 0 for a young topic, so both are right for a group seen for the first time
-        DefaultMQPushConsumer newest = ctx.newPush(ctx.name("last"));
-        newest.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_LAST_OFFSET);
-        newest.subscribe(topic, "*");
-        newest.registerMessageListener(last.concurrently());
-        ctx.started(newest);
-        List<String> everything = new ArrayList<>(old);
-        everything.addAll(later);
-        first.awaitOnce(ctx, 15_000, everything);
-        time.awaitOnce(ctx, 15_000, later);
-        last.awaitOnce(ctx, 15_000, everything);
+        ConsumeFromWhere[] wheres = {ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET,
+            ConsumeFromWhere.CONSUME_FROM_TIMESTAMP, ConsumeFromWhere.CONSUME_FROM_LAST_OFFSET};
+        Inbox[] inboxes = {new Inbox(), new Inbox(), new Inbox()};
+        for (int i = 0; i < 3; i++) {
+            DefaultMQPushConsumer consumer = ctx.newPush(ctx.name("g" + i));
+            consumer.setConsumeFromWhere(wheres[i]);
+            consumer.setConsumeTimestamp(UtilAll.timeMillisToHumanString3(border));
+            consumer.subscribe(topic, "*");
+            consumer.registerMessageListener(inboxes[i].concurrently());
+            ctx.started(consumer);
+            ctx.await(15_000, () -> !GroupScenarios.assigned(consumer, topic).isEmpty(), "the consumer has its queue");
+        }
+        List<String> all = new ArrayList<>(old);
+        all.addAll(later);
+        List<String> now = ctx.sendMany(topic, "now ", 5);
+        all.addAll(now);
+        inboxes[0].awaitOnce(ctx, 15_000, all);
+        List<String> sinceBorder = new ArrayList<>(later);
+        sinceBorder.addAll(now);
+        List<List<String>> least = List.of(all, sinceBorder, now);
+        for (int i = 1; i < 3; i++) {
+            Inbox inbox = inboxes[i];
+            List<String> wanted = least.get(i);
+            ctx.await(15_000, () -> inbox.distinct().containsAll(wanted), "a consumer with %s gets %s", wheres[i], wanted);
+            ctx.check(inbox.size() == wanted.size() || inbox.distinct().size() == all.size(),
+                "a consumer with %s gets %s or everything, not %s", wheres[i], wanted, inbox.bodies());
+            ctx.put(wheres[i].name(), inbox.size());
+        }
     }
 
     /** Subscribed before the topic exists: found at a later route refresh. */
@@ -332,8 +342,11 @@ final class ConsumeScenarios {
             asker.request(new Message(topic, Ctx.bytes("question " + i)), new RequestCallback() {
                 @Override
                 public void onSuccess(Message message) {
-                    answer.set(message);
-                    done.countDown();
+                    // all client versions also call this, with null, when the request itself was stored
+                    if (message != null) {
+                        answer.set(message);
+                        done.countDown();
+                    }
                 }
 
                 @Override
@@ -342,7 +355,7 @@ final class ConsumeScenarios {
                     done.countDown();
                 }
             }, 15_000);
-            ctx.check(done.await(20, TimeUnit.SECONDS), "the request gets an answer");
+            ctx.await(20_000, () -> done.getCount() == 0, "the request gets an answer");
             ctx.check(errors.isEmpty(), "no errors occur: %s", errors);
             ctx.equal("re: question " + i, Ctx.text(answer.get()), "the answer");
             ctx.equal("yes", answer.get().getProperty("answered"), "the user property of the answer");

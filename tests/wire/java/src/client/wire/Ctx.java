@@ -36,6 +36,7 @@ final class Ctx implements AutoCloseable {
     private final Map<String, String> params;
     private final Map<String, Object> data = new LinkedHashMap<>();
     private final Deque<AutoCloseable> open = new ArrayDeque<>();
+    private final List<DefaultMQPushConsumer> nudged = new ArrayList<>();
     private DefaultMQProducer admin;
     private DefaultMQPullConsumer reader;
 
@@ -116,7 +117,22 @@ final class Ctx implements AutoCloseable {
         return consumer;
     }
 
+    /**
+     * Starts a consumer whose rebalance does not wait for the client's 20 s timer: its retry topic, created by its
+     * first heartbeat, is looked at only at the next rebalance.
+     */
     DefaultMQPushConsumer started(DefaultMQPushConsumer consumer) throws Exception {
+        nudge(consumer);
+        return startedAlone(consumer);
+    }
+
+    /** While the scenario waits, the consumer rebalances every second. */
+    void nudge(DefaultMQPushConsumer consumer) {
+        nudged.add(consumer);
+    }
+
+    /** Starts a consumer that rebalances when the client or the broker thinks so. */
+    DefaultMQPushConsumer startedAlone(DefaultMQPushConsumer consumer) throws Exception {
         consumer.start();
         closing(consumer::shutdown);
         return consumer;
@@ -304,11 +320,23 @@ final class Ctx implements AutoCloseable {
     /** Polls until the condition holds; fails with the sentence after so many milliseconds. */
     void await(long millis, Callable<Boolean> condition, String sentence, Object... args) throws Exception {
         long deadline = System.nanoTime() + millis * 1_000_000;
+        long nudge = System.nanoTime() + 1_000_000_000L;
         while (!condition.call()) {
+            if (System.nanoTime() > nudge) {
+                nudge += 1_000_000_000L;
+                nudged.forEach(Ctx::rebalance);
+            }
             if (System.nanoTime() > deadline) {
                 throw new Failure("within " + millis + " ms it did not come true that " + String.format(sentence, args));
             }
             Thread.sleep(20);
+        }
+    }
+
+    private static void rebalance(DefaultMQPushConsumer consumer) {
+        var client = consumer.getDefaultMQPushConsumerImpl().getmQClientFactory();
+        if (client != null) {
+            client.rebalanceImmediately();
         }
     }
 

@@ -66,7 +66,7 @@ final class GroupScenarios {
         } else {
             consumer.registerMessageListener(inbox.concurrently());
         }
-        return ctx.started(consumer);
+        return ctx.startedAlone(consumer);
     }
 
     private static void joinAndLeave(Ctx ctx, boolean orderly) throws Exception {
@@ -125,7 +125,7 @@ final class GroupScenarios {
         DefaultMQPushConsumer consumer = ctx.newPush(ctx.name("g"));
         consumer.subscribe(topic, "*");
         consumer.registerMessageListener(inbox.concurrently());
-        consumer.start();
+        ctx.started(consumer);
         try {
             inbox.awaitOnce(ctx, 20_000, first);
         } finally {

@@ -6,6 +6,7 @@ import java.util.HashSet;
 import java.util.List;
 import java.util.Set;
 import java.util.concurrent.CopyOnWriteArrayList;
+import org.apache.rocketmq.client.consumer.DefaultLitePullConsumer;
 import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
 import org.apache.rocketmq.client.consumer.listener.ConsumeOrderlyStatus;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
@@ -66,6 +67,21 @@ final class Inbox {
         Set<String> extra = distinct();
         extra.removeAll(wanted);
         ctx.check(extra.isEmpty(), "no other messages arrive, but there are %s", extra);
+    }
+
+    void poll(DefaultLitePullConsumer consumer) {
+        List<MessageExt> polled = consumer.poll(100);
+        if (polled != null) {
+            polled.forEach(this::add);
+        }
+    }
+
+    /** Polls until all these bodies came. */
+    void awaitPolled(Ctx ctx, DefaultLitePullConsumer consumer, List<String> expected) throws Exception {
+        ctx.await(20_000, () -> {
+            poll(consumer);
+            return distinct().containsAll(expected);
+        }, "poll returns all %d messages", expected.size());
     }
 
     /** As awaitAll, and none came twice. */

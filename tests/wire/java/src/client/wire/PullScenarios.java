@@ -3,6 +3,7 @@ package wire;
 import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.HashSet;
+import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
@@ -29,19 +30,9 @@ final class PullScenarios {
         all.put("pull-offsets", PullScenarios::pullOffsets);
     }
 
-    private static void pollInto(Inbox inbox, DefaultLitePullConsumer consumer) {
-        List<MessageExt> messages = consumer.poll(100);
-        if (messages != null) {
-            messages.forEach(inbox::add);
-        }
-    }
-
     private static void awaitPolled(Ctx ctx, DefaultLitePullConsumer consumer, Inbox inbox, List<String> bodies)
         throws Exception {
-        ctx.await(20_000, () -> {
-            pollInto(inbox, consumer);
-            return inbox.distinct().containsAll(bodies);
-        }, "poll returns all %d messages", bodies.size());
+        inbox.awaitPolled(ctx, consumer, bodies);
         ctx.equal(bodies.size(), inbox.size(), "the number of polled messages, none twice,");
     }
 
@@ -73,7 +64,7 @@ final class PullScenarios {
         ctx.started(next);
         Inbox rest = new Inbox();
         ctx.await(20_000, () -> {
-            pollInto(rest, next);
+            rest.poll(next);
             return rest.distinct().contains("after");
         }, "the second member polls the message sent after the first one left");
     }
@@ -97,11 +88,12 @@ final class PullScenarios {
         consumer.assign(List.of(queue));
         consumer.seekToBegin(queue);
         Inbox inbox = new Inbox();
-        awaitPolled(ctx, consumer, inbox, bodies);
-        ctx.equal(bodies, inbox.bodies(), "the order of what poll returned");
+        // what was pulled between assign and seek may come twice with the 4.x client
+        inbox.awaitPolled(ctx, consumer, bodies);
+        ctx.equal(bodies, new ArrayList<>(new LinkedHashSet<>(inbox.bodies())), "the order of what poll returned");
         consumer.seek(queue, 15);
         Inbox again = new Inbox();
-        awaitPolled(ctx, consumer, again, bodies.subList(15, 20));
+        again.awaitPolled(ctx, consumer, bodies.subList(15, 20));
         consumer.commitSync();
         consumer.getOffsetStore().persistAll(Set.of(queue));
         ctx.await(10_000, () -> consumer.committed(queue) == 20L, "the committed offset is 20");
@@ -128,8 +120,8 @@ final class PullScenarios {
             "each of two members has two of four queues");
         List<String> bodies = ctx.sendMany(topic, "m", 40);
         ctx.await(20_000, () -> {
-            pollInto(inboxes[0], members[0]);
-            pollInto(inboxes[1], members[1]);
+            inboxes[0].poll(members[0]);
+            inboxes[1].poll(members[1]);
             return inboxes[0].size() + inboxes[1].size() >= 40;
         }, "the members get 40 messages together");
         Set<String> all = new HashSet<>(inboxes[0].bodies());
@@ -162,6 +154,7 @@ final class PullScenarios {
         for (int i = 0; i < 50; i++) {
             ctx.send(new Message(topic, i % 2 == 0 ? "Even" : "Odd", Ctx.bytes("p" + i)));
         }
+        ctx.await(10_000, () -> consumer.maxOffset(queue) == 50, "the max offset becomes 50");
         result = pullOnce(consumer, queue, "*", 0);
         ctx.equal(PullStatus.FOUND, result.getPullStatus(), "the status of a pull at 0");
         ctx.equal(32, result.getMsgFoundList().size(), "the number of messages of a pull of 32");
@@ -226,9 +219,13 @@ final class PullScenarios {
             for (MessageQueue queue : consumer.fetchSubscribeMessageQueues(topic)) {
                 ctx.check(consumer.fetchConsumeOffset(queue, true) <= 0, "a new group has no offset");
                 want.put(queue, 3L + queue.getQueueId());
-                consumer.updateConsumeOffset(queue, 3L + queue.getQueueId());
+                // again until the broker knows the group, which a 4.x client's first heartbeat tells it after 1 s
+                ctx.await(10_000, () -> {
+                    consumer.updateConsumeOffset(queue, want.get(queue));
+                    consumer.getOffsetStore().persistAll(new HashSet<>(want.keySet()));
+                    return consumer.fetchConsumeOffset(queue, true) == want.get(queue);
+                }, "the broker keeps the offset %d of %s", want.get(queue), queue);
             }
-            consumer.getOffsetStore().persistAll(new HashSet<>(want.keySet()));
         } finally {
             consumer.shutdown();
         }

@@ -52,6 +52,7 @@ final class RestartScenarios {
         } else {
             consumer.registerMessageListener(inbox.concurrently());
         }
+        ctx.nudge(consumer);
         consumer.start();
         return consumer;
     }

@@ -1,0 +1,129 @@
+# The storage engine: one extension, read as many files. Start with _store.pxd (the structs and doors), then:
+#
+#   status.pxi      result codes as sentences and exceptions
+#   fileops.pxi     the table of file calls, with scripted faults
+#   layout.pxi      byte offsets of everything on disk; parsing a record
+#   engine.pxi      the engine's struct, its locks, topics and queues
+#   segment.pxi     commit log files: create, reserve, hold, release
+#   commitlog.pxi   encode records and append them
+#   queue.pxi       consume queue files, and reading by RocketMQ's rules
+#   dispatch.pxi    from the log to the queues
+#   flusher.pxi     group commit
+#   index.pxi       the key index
+#   checkpoint.pxi  what is durable, noted
+#   recover.pxi     opening a store
+#   reading.pxi     what Python reads: helpers of the class below
+#   store.pxi       the classes Python sees
+
+import fcntl
+import os
+import resource
+import socket
+import struct
+import threading
+
+from fastmq.errors import StoreError, StoreLockedError, UsageError
+
+from libc.errno cimport EAGAIN, EACCES, EDQUOT, EEXIST, EINTR, EIO, ENOENT, ENOMEM, ENOSPC, EOPNOTSUPP, errno
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdio cimport snprintf
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memchr, memcmp, memcpy, memmove, memset, strcmp, strlen
+from posix.types cimport off_t
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+
+cdef extern from *:
+    """
+    #ifndef _GNU_SOURCE
+    #define _GNU_SOURCE
+    #endif
+    #include <errno.h>
+    #include <fcntl.h>
+    #include <pthread.h>
+    #include <stdio.h>
+    #include <sys/eventfd.h>
+    #include <sys/file.h>
+    #include <sys/mman.h>
+    #include <sys/stat.h>
+    #include <time.h>
+    #include <unistd.h>
+    static inline void fq_set_errno(int e) { errno = e; }
+    static inline int fq_open(const char *p, int f, int m) { return open(p, f, m); }
+    static inline int fq_dup(int fd) { return fcntl(fd, F_DUPFD_CLOEXEC, 3); }
+    static inline void fq_localtime(int64_t s, struct tm *t) { time_t v = (time_t)s; localtime_r(&v, t); }
+    """
+    ctypedef struct pthread_mutex_t:
+        pass
+    ctypedef struct pthread_cond_t:
+        pass
+    ctypedef struct pthread_condattr_t:
+        pass
+    ctypedef struct timespec "struct timespec":
+        long tv_sec
+        long tv_nsec
+    ctypedef struct tm "struct tm":
+        int tm_year, tm_mon, tm_mday, tm_hour, tm_min, tm_sec
+    int pthread_mutex_init(pthread_mutex_t*, void*) nogil
+    int pthread_mutex_destroy(pthread_mutex_t*) nogil
+    int pthread_mutex_lock(pthread_mutex_t*) nogil
+    int pthread_mutex_trylock(pthread_mutex_t*) nogil
+    int pthread_mutex_unlock(pthread_mutex_t*) nogil
+    int pthread_cond_init(pthread_cond_t*, pthread_condattr_t*) nogil
+    int pthread_cond_signal(pthread_cond_t*) nogil
+    int pthread_cond_broadcast(pthread_cond_t*) nogil
+    int pthread_cond_wait(pthread_cond_t*, pthread_mutex_t*) nogil
+    int pthread_cond_timedwait(pthread_cond_t*, pthread_mutex_t*, timespec*) nogil
+    int pthread_condattr_init(pthread_condattr_t*) nogil
+    int pthread_condattr_setclock(pthread_condattr_t*, int) nogil
+    int pthread_condattr_destroy(pthread_condattr_t*) nogil
+    int clock_gettime(int, timespec*) nogil
+    void localtime_at "fq_localtime"(int64_t, tm*) nogil
+    int CLOCK_MONOTONIC, CLOCK_REALTIME
+    int O_RDONLY, O_RDWR, O_CREAT, O_EXCL, O_TRUNC, O_CLOEXEC, O_DIRECTORY
+    int PROT_READ, PROT_WRITE, MAP_SHARED, MS_SYNC, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_NORMAL
+    int FALLOC_FL_PUNCH_HOLE, FALLOC_FL_KEEP_SIZE, EFD_NONBLOCK, EFD_CLOEXEC
+    void* MAP_FAILED
+    int open_file "fq_open"(const char*, int, int) nogil
+    int close_fd "close"(int) nogil
+    int dup_fd "fq_dup"(int) nogil
+    ssize_t pwrite(int, const void*, size_t, off_t) nogil
+    ssize_t pread(int, void*, size_t, off_t) nogil
+    ssize_t write(int, const void*, size_t) nogil
+    int fdatasync(int) nogil
+    int fsync(int) nogil
+    int syncfs(int) nogil
+    int fallocate(int, int, off_t, off_t) nogil
+    int ftruncate(int, off_t) nogil
+    void* mmap(void*, size_t, int, int, int, off_t) nogil
+    int munmap(void*, size_t) nogil
+    int msync(void*, size_t, int) nogil
+    int madvise(void*, size_t, int) nogil
+    int rename_file "rename"(const char*, const char*) nogil
+    int unlink(const char*) nogil
+    int mkdir(const char*, int) nogil
+    int rmdir(const char*) nogil
+    int eventfd(unsigned int, int) nogil
+    void set_errno "fq_set_errno"(int) nogil
+
+cdef extern from "_crc.h":
+    ctypedef uint32_t (*fq_crc_kernel)(uint32_t, const uint8_t*, size_t) noexcept nogil
+    fq_crc_kernel fq_crc_select(int) noexcept nogil
+    enum:
+        FQ_CRC_AUTO
+        FQ_CRC_TABLE
+        FQ_CRC_PCLMUL
+
+include "_store/fileops.pxi"
+include "_store/layout.pxi"
+include "_store/engine.pxi"
+include "_store/status.pxi"
+include "_store/segment.pxi"
+include "_store/commitlog.pxi"
+include "_store/queue.pxi"
+include "_store/dispatch.pxi"
+include "_store/flusher.pxi"
+include "_store/index.pxi"
+include "_store/checkpoint.pxi"
+include "_store/recover.pxi"
+include "_store/reading.pxi"
+include "_store/store.pxi"

@@ -1,0 +1,922 @@
+# The classes Python sees. Types and contracts are in _store.pyi.
+
+
+def crc32(data, *, str kernel="auto"):
+    """CRC-32 (IEEE) of a bytes-like object, unmasked. RuntimeError for a kernel this machine cannot run."""
+    cdef int kind
+    cdef fq_crc_kernel run
+    cdef const uint8_t[::1] view
+    if kernel not in ("auto", "table", "pclmul"):
+        raise RuntimeError(f"no CRC kernel is named {kernel!r}")
+    kind = {"auto": FQ_CRC_AUTO, "table": FQ_CRC_TABLE, "pclmul": FQ_CRC_PCLMUL}[kernel]
+    run = fq_crc_select(kind)
+    if run == NULL:
+        raise RuntimeError(f"the CRC kernel {kernel!r} cannot run on this machine")
+    if len(data) == 0:
+        return 0
+    view = data
+    return run(0, &view[0], view.shape[0])
+
+
+def java_hash(str text):
+    """java.lang.String.hashCode over UTF-16 code units, signed 32 bit."""
+    cdef bytes data = text.encode("utf-16-be", "surrogatepass")
+    cdef const uint8_t* p = data
+    cdef int32_t h = 0
+    cdef Py_ssize_t i
+    for i in range(0, len(data), 2):
+        h = hash_step(h, get16(p + i))
+    return h
+
+
+cdef class Appended:
+    cdef readonly int status
+    cdef readonly int64_t log_offset
+    cdef readonly int32_t size
+    cdef readonly int64_t queue_offset
+    cdef readonly int64_t store_timestamp_ms
+    cdef readonly int64_t flush_target
+
+    def __repr__(self):
+        if self.status:
+            return f"<refused: {_STATUS_TEXT[self.status]}>"
+        return f"<appended at {self.log_offset}, {self.size} bytes, queue offset {self.queue_offset}>"
+
+
+cdef Appended appended(int status, const Placed* placed, int64_t target):
+    cdef Appended a = Appended.__new__(Appended)
+    a.status = status
+    if status == ST_OK:
+        a.log_offset, a.size, a.queue_offset = placed.log_offset, placed.size, placed.queue_offset
+        a.store_timestamp_ms, a.flush_target = placed.store_timestamp_ms, target
+    else:
+        a.log_offset = a.queue_offset = a.store_timestamp_ms = a.flush_target = -1
+    return a
+
+
+cdef class ReadResult:
+    cdef readonly int status
+    cdef readonly int64_t next_offset
+    cdef readonly int64_t min_offset
+    cdef readonly int64_t max_offset
+    cdef readonly list messages
+    cdef readonly bint suggest_slave
+
+    def __repr__(self):
+        return f"<read: status {self.status}, {len(self.messages)} messages, next {self.next_offset}>"
+
+
+cdef class Store:
+    def __cinit__(self, *args, **kwargs):
+        cdef Engine* e = engine_new()
+        self.engine = e
+        self.recovery_log = []
+        self._threads = []
+        e.flush_event = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+        e.moved_event = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+        if e.flush_event < 0 or e.moved_event < 0:
+            raise OSError(errno, os.strerror(errno))
+
+    def __dealloc__(self):
+        cdef Engine* e = <Engine*> self.engine
+        if e == NULL:
+            return
+        close_files(e, False)
+        if e.flush_event >= 0:
+            close_fd(e.flush_event)
+        if e.moved_event >= 0:
+            close_fd(e.moved_event)
+        engine_free(e)
+
+    def __init__(self, str root, *, store_host, commit_log_path=None, int64_t segment_bytes=1 << 30,
+                 int64_t queue_file_bytes=6_000_000, int64_t index_slots=5_000_000, int64_t index_entries=20_000_000,
+                 bint index_enabled=True, bint sync_flush=False, int64_t flush_interval_ms=500,
+                 int64_t flush_least_pages=4, int64_t flush_thorough_interval_ms=10_000,
+                 int64_t queue_flush_interval_ms=1000, int64_t allocate_step_bytes=32 << 20,
+                 int64_t max_message_bytes=4 << 20, delay_levels_ms=(), bint check_crc_on_recover=True,
+                 wall_clock_ms=None, fault_script=None):
+        cdef Engine* e = <Engine*> self.engine
+        cdef uint8_t host[20]
+        if e.opened or e.root != NULL:
+            raise UsageError("a Store opens once")
+        if segment_bytes < 1024 or segment_bytes > (1 << 31) - 1:
+            raise UsageError(f"segment_bytes {segment_bytes}: not between 1024 and 2 GiB")
+        if queue_file_bytes <= 0 or queue_file_bytes > 1 << 31:
+            raise UsageError(f"queue_file_bytes {queue_file_bytes}: not usable")
+        if not 0 < index_slots <= 500_000_000 or not 1 < index_entries <= 500_000_000:
+            raise UsageError("index_slots and index_entries must be positive")
+        if len(delay_levels_ms) > 64:
+            raise UsageError("more than 64 delay levels")
+        if host_bytes(store_host[0], store_host[1], host) != 8:
+            raise UsageError("store_host must be an IPv4 address")
+        memcpy(e.host, host, 8)
+        e.segment_bytes = segment_bytes
+        e.queue_file_bytes = (queue_file_bytes + ENTRY_BYTES - 1) // ENTRY_BYTES * ENTRY_BYTES
+        e.index_slots, e.index_entries, e.index_enabled = index_slots, index_entries, index_enabled
+        e.sync_flush, e.check_crc = sync_flush, check_crc_on_recover
+        e.flush_interval_ms, e.flush_least_pages = flush_interval_ms, flush_least_pages
+        e.flush_thorough_ms, e.queue_flush_ms = flush_thorough_interval_ms, queue_flush_interval_ms
+        e.allocate_step = max(4096, allocate_step_bytes)
+        e.max_message = max_message_bytes
+        for i, ms in enumerate(delay_levels_ms):
+            e.delay_ms[<int> i] = ms
+        e.delay_levels = len(delay_levels_ms)
+        e.memory_window = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 100 * 40
+        e.memory_bytes, e.memory_count, e.disk_bytes, e.disk_count = 262_144, 32, 65_536, 8
+        if wall_clock_ms is not None:
+            self._wall_clock = wall_clock_ms
+            e.clock = <void*> wall_clock_ms
+        self.root = os.path.abspath(root)
+        e.root = copy_text(os.fsencode(self.root))
+        e.log_path = copy_text(os.fsencode(os.path.abspath(commit_log_path or os.path.join(root, "commitlog"))))
+        if strlen(e.root) > PATH_BYTES - 512 or strlen(e.log_path) > PATH_BYTES - 64:
+            raise UsageError("the path of the store is too long")
+        if fault_script is not None:
+            file_calls_script(&e.files, fault_script)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != hard:
+            try:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+                soft = hard
+            except (ValueError, OSError):
+                pass
+        e.open_queue_limit = 1 << 20 if soft == resource.RLIM_INFINITY else max(16, soft // 2)
+        try:
+            open_store(self)
+        except BaseException:
+            close_files(e, False)
+            store_int(&e.closed, 1)
+            raise
+
+    # --- threads and the end ------------------------------------------------------------------------------------
+
+    def start(self):
+        """Start flusher, index dispatcher and allocator."""
+        cdef Engine* e = entered(self)
+        try:
+            if self._threads:
+                return
+            for name, target in (("flusher", self._run_flusher), ("index", self._run_index), ("allocator", self._run_allocator)):
+                thread = threading.Thread(target=target, name=f"fastmq-{name}", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+        finally:
+            left(e)
+
+    def _run_flusher(self):
+        cdef Engine* e = <Engine*> self.engine
+        with nogil:
+            flusher_loop(e)
+
+    def _run_index(self):
+        cdef Engine* e = <Engine*> self.engine
+        with nogil:
+            index_loop(e)
+
+    def _run_allocator(self):
+        cdef Engine* e = <Engine*> self.engine
+        with nogil:
+            allocator_loop(e)
+
+    def close(self, *, bint clean=True):
+        """Flush, checkpoint, remove `abort`, unlock. StoreError if something could not be made durable."""
+        cdef Engine* e = <Engine*> self.engine
+        cdef bint safe = False
+        cdef bytes path
+        if e.closed or not e.opened:
+            return
+        store_int(&e.closed, 1)
+        with nogil:
+            pthread_mutex_lock(&e.lock)
+            e.stopping = True
+            pthread_cond_broadcast(&e.flush_wake)
+            pthread_cond_broadcast(&e.index_wake)
+            pthread_cond_broadcast(&e.allocate_wake)
+            while load_int(&e.users):
+                wait_ms(&e.idle, &e.lock, 100)
+            pthread_mutex_unlock(&e.lock)
+        for thread in self._threads:
+            thread.join()
+        self._threads = []
+        if clean:
+            with nogil:
+                safe = flush_once(e) >= 0
+                while safe and index_follow(e, 1 << 24) > 0:
+                    pass
+                if safe and (e.touched_count or e.pend_head < e.pend_tail):
+                    safe = False
+                if safe and checkpoint_once(e) != 0:
+                    safe = False
+            path = os.fsencode(os.path.join(self.root, "abort"))
+            if safe:
+                if e.files.unlink(&e.files, FILE_ABORT, path) != 0 or sync_directory(e, e.root) != 0:
+                    safe = False
+        error = store_error(e, "the store was not closed cleanly") if clean and not safe else None
+        with nogil:
+            close_files(e, clean and safe)
+        if error is not None:
+            raise error
+
+    # --- topics and queues --------------------------------------------------------------------------------------
+
+    def set_topic(self, str name, *, int32_t perm, int32_t read_queues, int32_t write_queues, uint32_t flags):
+        cdef Engine* e = entered(self)
+        cdef bytes encoded = name.encode()
+        cdef size_t length = len(encoded)
+        cdef const char* text = encoded
+        cdef Topic* topic = NULL
+        try:
+            if not 0 < length <= MAX_TOPIC or b"/" in encoded or b"\0" in encoded or encoded in (b".", b".."):
+                raise UsageError(f"not a topic name: {name!r}")
+            with nogil:
+                pthread_mutex_lock(&e.lock)
+                topic = topic_get(e, text, length)
+                if topic != NULL:
+                    topic.perm = perm
+                    topic.read_queues = read_queues
+                    topic.write_queues = write_queues
+                    topic.flags = (topic.flags & TOPIC_SCHEDULE) | (flags & 0xFFFF)
+                pthread_mutex_unlock(&e.lock)
+            if topic == NULL:
+                raise MemoryError
+        finally:
+            left(e)
+
+    def remove_topic(self, str name):
+        """Sends to it are refused on the hot road; its data stays. No error if it is unknown."""
+        cdef Engine* e = entered(self)
+        cdef bytes encoded = name.encode()
+        cdef Topic* topic = topic_lookup(e, encoded, len(encoded))
+        try:
+            if topic != NULL:
+                with nogil:
+                    pthread_mutex_lock(&e.lock)
+                    topic.perm = topic.read_queues = topic.write_queues = 0
+                    topic.flags = (topic.flags & TOPIC_SCHEDULE) | TOPIC_DELETED
+                    pthread_mutex_unlock(&e.lock)
+        finally:
+            left(e)
+
+    def delete_topic_data(self, str name):
+        cdef Engine* e = entered(self)
+        cdef bytes encoded = name.encode()
+        cdef Topic* topic = topic_lookup(e, encoded, len(encoded))
+        cdef int result = 0
+        try:
+            if topic != NULL:
+                with nogil:
+                    result = topic_delete_queues(e, topic)
+            if result != 0:
+                raise store_error(e, f"cannot delete the queues of {name}")
+        finally:
+            left(e)
+
+    def queues(self):
+        cdef Engine* e = entered(self)
+        cdef Queue* q
+        cdef QueueFiles* f
+        cdef int64_t i, count
+        try:
+            with nogil:
+                pthread_mutex_lock(&e.lock)
+                count = e.queue_count
+                pthread_mutex_unlock(&e.lock)
+            found = []
+            for i in range(count):
+                q = e.queues[i]
+                f = <QueueFiles*> q.files
+                if q.next_offset or f.first_base >= 0 or f.batch:
+                    found.append(((<bytes> q.topic.name).decode(), q.queue_id, load64(&q.min_offset), load64(&q.max_offset)))
+            return found
+        finally:
+            left(e)
+
+    def queue_offsets(self, str topic, int64_t queue_id):
+        cdef Engine* e = entered(self)
+        cdef Queue* q
+        try:
+            q = queue_of(e, topic, queue_id)
+            return None if q == NULL else (load64(&q.min_offset), load64(&q.max_offset))
+        finally:
+            left(e)
+
+    # --- writing ------------------------------------------------------------------------------------------------
+
+    def put(self, str topic, int64_t queue_id, body, bytes properties, *, int64_t flag=0, int64_t sys_flag=0,
+            int64_t born_timestamp_ms=0, born_host=("127.0.0.1", 0), int64_t reconsume_times=0,
+            int64_t prepared_offset=0, tags_code=None):
+        cdef Engine* e = <Engine*> self.engine
+        cdef MessageIn m
+        cdef Placed placed
+        cdef Topic* t
+        cdef const uint8_t[::1] view
+        cdef bytes name = topic.encode()
+        cdef int64_t target = 0
+        cdef int status
+        cdef int32_t id32 = <int32_t> queue_id
+        memset(&placed, 0, sizeof(placed))
+        if e.closed:
+            return appended(ST_CLOSED, &placed, 0)
+        if not 0 < len(name) <= MAX_TOPIC:
+            return appended(ST_TOPIC_TOO_LONG, &placed, 0)
+        if len(body) > 0x7FFFFFFF - MAX_RECORD_EXTRA:
+            return appended(ST_BODY_TOO_LARGE, &placed, 0)
+        if len(properties) > MAX_PROPERTIES:
+            return appended(ST_PROPERTIES_TOO_LARGE, &placed, 0)
+        memset(&m, 0, sizeof(m))
+        check_queue(name, queue_id)
+        if len(body):
+            view = body
+            m.body = &view[0]
+        m.body_len = <int32_t> len(body)
+        m.properties = properties
+        m.properties_len = <int32_t> len(properties)
+        m.flag, m.sys_flag, m.born_timestamp_ms = <int32_t> flag, <int32_t> sys_flag, born_timestamp_ms
+        m.born_host_len = host_bytes(born_host[0], born_host[1], m.born_host)
+        m.reconsume_times, m.prepared_offset = <int32_t> reconsume_times, prepared_offset
+        m.tags_code = tags_code_of(m.properties, m.properties_len) if tags_code is None else tags_code
+        e = entered(self)
+        try:
+            t = topic_of(e, name)
+            with nogil:
+                status = put_one(e, t, id32, &m, &placed, &target)
+            return appended(status, &placed, target)
+        finally:
+            left(e)
+
+    def put_batch(self, str topic, int64_t queue_id, batch, *, int64_t sys_flag=0, int64_t born_timestamp_ms=0,
+                  born_host=("127.0.0.1", 0)):
+        cdef Engine* e = <Engine*> self.engine
+        cdef MessageIn m
+        cdef Placed none
+        cdef Placed* placed
+        cdef Topic* t
+        cdef const uint8_t[::1] view
+        cdef const uint8_t* data
+        cdef bytes name = topic.encode()
+        cdef int64_t target = 0, count, length, bytes_ = 0, fixed
+        cdef int status
+        cdef int32_t id32 = <int32_t> queue_id
+        if e.closed:
+            return ST_CLOSED, []
+        if not 0 < len(name) <= MAX_TOPIC:
+            return ST_TOPIC_TOO_LONG, []
+        length = len(batch)
+        if length == 0:
+            return ST_BAD_BATCH, []
+        check_queue(name, queue_id)
+        memset(&m, 0, sizeof(m))
+        m.sys_flag, m.born_timestamp_ms = <int32_t> sys_flag, born_timestamp_ms
+        m.born_host_len = host_bytes(born_host[0], born_host[1], m.born_host)
+        view = batch
+        data = &view[0]
+        fixed = R_FIXED + len(name) + (12 if m.born_host_len == 20 else 0) + (1 if len(name) > MAX_TOPIC_V1 else 0)
+        count = batch_count(data, length, fixed, &bytes_)
+        if count <= 0:
+            return ST_BAD_BATCH, []
+        placed = <Placed*> malloc(count * sizeof(Placed))
+        if placed == NULL:
+            raise MemoryError
+        try:
+            e = entered(self)
+            try:
+                t = topic_of(e, name)
+                with nogil:
+                    status = put_many(e, t, id32, data, length, &m, count, bytes_, placed, &target)
+            finally:
+                left(e)
+            return status, [appended(status, &placed[i], target) for i in range(count)] if status == ST_OK else []
+        finally:
+            free(placed)
+
+    @property
+    def written_offset(self):
+        return load64(&(<Engine*> self.engine).written)
+
+    @property
+    def flushed_offset(self):
+        return load64(&(<Engine*> self.engine).flushed)
+
+    @property
+    def dispatched_offset(self):
+        return load64(&(<Engine*> self.engine).dispatched)
+
+    @property
+    def indexed_offset(self):
+        return load64(&(<Engine*> self.engine).indexed)
+
+    @property
+    def min_log_offset(self):
+        cdef Engine* e = <Engine*> self.engine
+        cdef int64_t result
+        with nogil:
+            pthread_mutex_lock(&e.seg_lock)
+            result = min_offset(e)
+            pthread_mutex_unlock(&e.seg_lock)
+        return result
+
+    @property
+    def failed(self):
+        cdef Engine* e = <Engine*> self.engine
+        return str(store_error(e, _STATUS_TEXT[e.failed])) if e.failed else None
+
+    @property
+    def flush_event_fd(self):
+        return (<Engine*> self.engine).flush_event
+
+    @property
+    def moved_event_fd(self):
+        return (<Engine*> self.engine).moved_event
+
+    # --- reading ------------------------------------------------------------------------------------------------
+
+    def read_queue(self, str topic, int64_t queue_id, int64_t offset, int64_t max_messages, *,
+                   int64_t max_bytes=262_144, tag_codes=None, int64_t max_scanned=800):
+        cdef Engine* e = entered(self)
+        cdef Queue* q
+        cdef ReadResult result
+        cdef ReadSummary summary
+        cdef QueueEntry* found = NULL
+        cdef int64_t* codes = NULL
+        cdef int32_t code_count = 0, wanted, scanned
+        cdef int32_t i
+        try:
+            q = queue_of(e, topic, queue_id)
+            result = ReadResult.__new__(ReadResult)
+            result.messages = []
+            if q == NULL:
+                result.status = NO_MATCHED_LOGIC_QUEUE
+                return result
+            if (<QueueFiles*> q.files).batch:
+                return read_batch(e, q, offset, max_messages, max_bytes)
+            wanted = <int32_t> min(max(max_messages, 0), 65536)
+            scanned = <int32_t> min(max(max_scanned, 1), 1 << 24)
+            found = <QueueEntry*> malloc(max(wanted, 1) * sizeof(QueueEntry))
+            if found == NULL:
+                raise MemoryError
+            if tag_codes is not None:
+                codes = <int64_t*> malloc(max(1, len(tag_codes)) * sizeof(int64_t))
+                if codes == NULL:
+                    raise MemoryError
+                for code in tag_codes:
+                    codes[code_count] = code
+                    code_count += 1
+            with nogil:
+                read_by_rules(e, q, offset, wanted, max_bytes, codes, code_count, scanned, found, wanted, &summary)
+            result.status, result.next_offset = summary.status, summary.next_offset
+            result.min_offset, result.max_offset = summary.min_offset, summary.max_offset
+            result.suggest_slave = summary.suggest_slave
+            for i in range(summary.count):
+                result.messages.append((found[i].log_offset, found[i].size))
+            return result
+        finally:
+            free(found)
+            free(codes)
+            left(e)
+
+    def read_messages(self, messages):
+        cdef Engine* e = entered(self)
+        try:
+            return copy_extents(e, list(messages))
+        finally:
+            left(e)
+
+    def read_record(self, int64_t log_offset):
+        cdef Engine* e = entered(self)
+        cdef Segment* s = NULL
+        cdef Record r
+        cdef int64_t room
+        cdef int kind = -1
+        try:
+            with nogil:
+                s = hold(e, log_offset, FILLER_BYTES)
+                if s != NULL:
+                    room = min(s.base + s.length, load64(&e.written)) - log_offset
+                    kind = parse_record(s.map + (log_offset - s.base), room, &r)
+            if s == NULL:
+                return None
+            try:
+                if kind != 1 or r.log_offset != log_offset:
+                    return None
+                return PyBytes_FromStringAndSize(<char*> s.map + (log_offset - s.base), r.size)
+            finally:
+                release(e, s)
+        finally:
+            left(e)
+
+    def queue_entries(self, str topic, int64_t queue_id, int64_t offset, int64_t count):
+        cdef Engine* e = entered(self)
+        cdef Queue* q
+        cdef QueueEntry* found = NULL
+        cdef int64_t n = 0, i
+        try:
+            q = queue_of(e, topic, queue_id)
+            if q == NULL:
+                return []
+            if (<QueueFiles*> q.files).batch:
+                return [entry[:3] for entry in batch_entries(e, q) if entry[4] + entry[5] > offset][:max(count, 0)]
+            count = min(max(count, 0), 1 << 20)
+            found = <QueueEntry*> malloc(max(count, 1) * sizeof(QueueEntry))
+            if found == NULL:
+                raise MemoryError
+            with nogil:
+                pthread_mutex_lock(&e.lock)
+                n = queue_read(e, q, offset, count, found)
+                pthread_mutex_unlock(&e.lock)
+            if n < 0:
+                raise store_error(e, "cannot read the consume queue")
+            return [(found[i].log_offset, found[i].size, found[i].tags_code) for i in range(n)]
+        finally:
+            free(found)
+            left(e)
+
+    def search_offset(self, str topic, int64_t queue_id, int64_t timestamp_ms, *, bint upper=False):
+        """0 for a queue that was never used."""
+        cdef Engine* e = entered(self)
+        cdef Queue* q
+        cdef int64_t result
+        try:
+            q = queue_of(e, topic, queue_id)
+            if q == NULL:
+                return 0
+            if (<QueueFiles*> q.files).batch:
+                return search_batch(q, batch_entries(e, q), timestamp_ms, upper)
+            with nogil:
+                pthread_mutex_lock(&e.lock)
+                result = queue_search(e, q, timestamp_ms, upper)
+                pthread_mutex_unlock(&e.lock)
+            return result
+        finally:
+            left(e)
+
+    def store_timestamp_at(self, str topic, int64_t queue_id, int64_t offset):
+        cdef Engine* e = entered(self)
+        cdef Queue* q
+        cdef QueueEntry entry
+        cdef int64_t n, result = -1
+        try:
+            q = queue_of(e, topic, queue_id)
+            if q == NULL:
+                return -1
+            if (<QueueFiles*> q.files).batch:
+                return next((item[3] for item in batch_entries(e, q) if item[4] <= offset < item[4] + item[5]), -1)
+            with nogil:
+                pthread_mutex_lock(&e.lock)
+                n = queue_read(e, q, offset, 1, &entry)
+                pthread_mutex_unlock(&e.lock)
+                if n == 1:
+                    result = stored_time(e, entry.log_offset, entry.size)
+            return result
+        finally:
+            left(e)
+
+    def earliest_store_timestamp(self):
+        """Store time of the first record of the log, -1 if there is none."""
+        cdef Engine* e = entered(self)
+        cdef int64_t result = -1, room
+        cdef Segment* s
+        cdef Record r
+        try:
+            with nogil:
+                pthread_mutex_lock(&e.seg_lock)
+                result = min_offset(e)
+                pthread_mutex_unlock(&e.seg_lock)
+                s = hold(e, result, FILLER_BYTES)
+                result = -1
+                if s != NULL:
+                    room = min(s.base + s.length, load64(&e.written)) - s.base
+                    if parse_record(s.map, room, &r) == 1:
+                        result = r.store_time
+                    release(e, s)
+            return result
+        finally:
+            left(e)
+
+    def query_index(self, str topic, str key, int64_t max_count, int64_t begin_ms, int64_t end_ms):
+        cdef Engine* e = entered(self)
+        cdef bytes name = topic.encode(), text = key.encode()
+        cdef int32_t key_hash = index_key_hash(name, <int32_t> len(name), text, <int32_t> len(text))
+        cdef int64_t* found = NULL
+        cdef int64_t n = 0, i, last_time = 0, last_offset = 0
+        try:
+            max_count = min(max(max_count, 0), 1 << 16)
+            found = <int64_t*> malloc(max(max_count, 1) * sizeof(int64_t))
+            if found == NULL:
+                raise MemoryError
+            with nogil:
+                n = index_query(e, key_hash, max_count, begin_ms, end_ms, found, &last_time, &last_offset)
+            return sorted([found[i] for i in range(n)]), last_time, last_offset
+        finally:
+            free(found)
+            left(e)
+
+    # --- waiting ------------------------------------------------------------------------------------------------
+
+    def watch(self, str topic, int64_t queue_id, bint on=True):
+        """The queue's present end (0 if it is new); its move past it is told through moved_event_fd."""
+        cdef Engine* e = entered(self)
+        cdef bytes name = topic.encode()
+        cdef Topic* t
+        cdef Queue* q = NULL
+        cdef int64_t result = 0
+        try:
+            check_queue(name, queue_id)
+            t = topic_of(e, name)
+            with nogil:
+                pthread_mutex_lock(&e.lock)
+                q = queue_get(e, t, <int32_t> queue_id)
+                if q != NULL:
+                    q.watched = on
+                    result = q.max_offset
+                pthread_mutex_unlock(&e.lock)
+            if q == NULL:
+                raise MemoryError
+            return result
+        finally:
+            left(e)
+
+    def take_moved(self):
+        cdef Engine* e = entered(self)
+        cdef Queue* taken[64]
+        cdef int32_t n, i
+        try:
+            found = []
+            while True:
+                with nogil:
+                    n = self.hot_take_moved(taken, 64)
+                for i in range(n):
+                    found.append(((<bytes> taken[i].topic.name).decode(), taken[i].queue_id, load64(&taken[i].max_offset)))
+                if n < 64:
+                    return found
+        finally:
+            left(e)
+
+    def request_flush(self):
+        """Ask the flusher to flush now; returns at once."""
+        cdef Engine* e = entered(self)
+        with nogil:
+            pthread_mutex_lock(&e.lock)
+            e.flush_asked = True
+            pthread_cond_signal(&e.flush_wake)
+            pthread_mutex_unlock(&e.lock)
+        left(e)
+
+    # --- steps --------------------------------------------------------------------------------------------------
+
+    def flush_step(self):
+        """Flush all that is written and, with SYNC_FLUSH, show it to consumers. Bytes made durable; -1: failed."""
+        cdef Engine* e = entered(self)
+        cdef int64_t result
+        try:
+            with nogil:
+                result = flush_once(e)
+            return result
+        finally:
+            left(e)
+
+    def index_step(self, int64_t max_bytes=1 << 20):
+        """Index up to about max_bytes more of the log. Bytes gone over; -1 if the index could not be written."""
+        cdef Engine* e = entered(self)
+        cdef int64_t result
+        try:
+            with nogil:
+                result = index_follow(e, max_bytes)
+            return result
+        finally:
+            left(e)
+
+    def allocate_step(self):
+        """Reserve blocks ahead of the writer, make the next segment. 1 if something was done."""
+        cdef Engine* e = entered(self)
+        cdef int64_t result
+        try:
+            with nogil:
+                result = allocate_once(e)
+            return result
+        finally:
+            left(e)
+
+    def checkpoint_step(self):
+        """StoreError if something could not be synced; the checkpoint before stays valid."""
+        cdef Engine* e = entered(self)
+        cdef int result
+        try:
+            with nogil:
+                result = checkpoint_once(e)
+            if result != 0:
+                raise store_error(e, "no checkpoint")
+        finally:
+            left(e)
+
+    # --- retention ----------------------------------------------------------------------------------------------
+
+    def segments(self):
+        cdef Engine* e = entered(self)
+        cdef int32_t i
+        try:
+            bases = []
+            pthread_mutex_lock(&e.seg_lock)
+            for i in range(e.run_count):
+                bases.append(e.run[i].base)
+            pthread_mutex_unlock(&e.seg_lock)
+            found = []
+            for base in bases:
+                path = f"{os.fsdecode(e.log_path)}/{base:020d}"
+                try:
+                    status = os.stat(path)
+                except FileNotFoundError:
+                    continue
+                found.append((path, base, status.st_size, status.st_mtime))
+            return found
+        finally:
+            left(e)
+
+    def delete_segments(self, int64_t count):
+        cdef Engine* e = entered(self)
+        cdef int64_t dropped = 0
+        cdef int result
+        try:
+            with nogil:
+                result = drop_segments(e, count, &dropped)
+            if result != 0 and dropped == 0:
+                raise store_error(e, "cannot delete the commit log file")
+            return dropped
+        finally:
+            left(e)
+
+    def set_disk_full(self, bint full):
+        cdef Engine* e = entered(self)
+        with nogil:
+            pthread_mutex_lock(&e.lock)
+            e.disk_full = full
+            pthread_mutex_unlock(&e.lock)
+        left(e)
+
+    def set_writeable(self, bint writeable):
+        cdef Engine* e = entered(self)
+        with nogil:
+            pthread_mutex_lock(&e.lock)
+            e.not_writeable = not writeable
+            pthread_mutex_unlock(&e.lock)
+        left(e)
+
+    def reconfigure(self, *, max_message_bytes=None, sync_flush=None, flush_interval_ms=None,
+                    transfer_bytes_in_memory=None, transfer_count_in_memory=None, transfer_bytes_on_disk=None,
+                    transfer_count_on_disk=None, memory_ratio=None):
+        cdef Engine* e = entered(self)
+        cdef int64_t message = e.max_message if max_message_bytes is None else max_message_bytes
+        cdef int64_t interval = e.flush_interval_ms if flush_interval_ms is None else flush_interval_ms
+        cdef bint sync = e.sync_flush if sync_flush is None else sync_flush
+        if transfer_bytes_in_memory is not None:
+            e.memory_bytes = transfer_bytes_in_memory
+        if transfer_count_in_memory is not None:
+            e.memory_count = transfer_count_in_memory
+        if transfer_bytes_on_disk is not None:
+            e.disk_bytes = transfer_bytes_on_disk
+        if transfer_count_on_disk is not None:
+            e.disk_count = transfer_count_on_disk
+        if memory_ratio is not None:
+            e.memory_window = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 100 * memory_ratio
+        with nogil:
+            pthread_mutex_lock(&e.lock)
+            e.max_message = message
+            e.flush_interval_ms = interval
+            if e.sync_flush and not sync and not e.failed:
+                publish(e, e.written)
+            e.sync_flush = sync
+            pthread_cond_signal(&e.flush_wake)
+            pthread_mutex_unlock(&e.lock)
+        left(e)
+
+    def statistics(self):
+        """Counters since the store was opened, and its positions."""
+        cdef Engine* e = entered(self)
+        try:
+            return {
+                "puts": e.n_puts, "put_bytes": e.n_put_bytes, "commits": e.n_commits, "refused": e.n_refused,
+                "flushes": e.n_flushes, "queue_writes": e.n_queue_writes, "index_entries": e.n_index_entries,
+                "inline_allocations": e.n_inline_allocations, "checkpoints": e.n_checkpoints,
+                "reads": e.n_reads, "read_messages": e.n_read_messages,
+                "written_offset": e.written, "flushed_offset": e.flushed, "dispatched_offset": e.dispatched,
+                "indexed_offset": e.indexed, "durable_queue_offset": e.durable_queues,
+                "durable_index_offset": e.durable_index, "queues": e.queue_count, "topics": e.topic_count,
+                "open_queue_files": e.open_queues, "segments": e.run_count, "pending": e.pend_tail - e.pend_head,
+                "waiting_queues": e.touched_count, "faults_hit": e.files.hits,
+            }
+        finally:
+            left(e)
+
+    # --- the hot road -------------------------------------------------------------------------------------------
+
+    cdef int hot_begin(self) noexcept nogil:
+        return turn_begin(<Engine*> self.engine)
+
+    cdef int hot_put(self, Topic* topic, int32_t queue_id, const MessageIn* message, Placed* placed) noexcept nogil:
+        return turn_put(<Engine*> self.engine, topic, queue_id, message, placed)
+
+    cdef int hot_commit(self) noexcept nogil:
+        return turn_commit(<Engine*> self.engine)
+
+    cdef Topic* topic_find(self, const char* name, size_t length) noexcept nogil:
+        return topic_lookup(<Engine*> self.engine, name, length)
+
+    cdef int64_t flushed_offset(self) noexcept nogil:
+        return load64(&(<Engine*> self.engine).flushed)
+
+    cdef int64_t written_offset(self) noexcept nogil:
+        return load64(&(<Engine*> self.engine).written)
+
+    cdef int failed_status(self) noexcept nogil:
+        return load_int(&(<Engine*> self.engine).failed)
+
+    cdef bint sync_flush(self) noexcept nogil:
+        return (<Engine*> self.engine).sync_flush
+
+    cdef void store_host(self, uint8_t* out8) noexcept nogil:
+        memcpy(out8, (<Engine*> self.engine).host, 8)
+
+    cdef int hot_read(self, Queue* queue, int64_t offset, int32_t max_messages, int64_t max_bytes,
+                      const int64_t* tag_codes, int32_t tag_count, int32_t max_scanned,
+                      QueueEntry* out, int32_t room, ReadSummary* summary) noexcept nogil:
+        return read_by_rules(<Engine*> self.engine, queue, offset, max_messages, max_bytes, tag_codes, tag_count,
+                             max_scanned, out, room, summary)
+
+    cdef bint hot_hold(self, int64_t log_offset, int32_t size, Extent* extent) noexcept nogil:
+        cdef Segment* s = hold(<Engine*> self.engine, log_offset, size)
+        if s == NULL:
+            return False
+        extent.data = s.map + (log_offset - s.base)
+        extent.size = size
+        extent.holder = s
+        return True
+
+    cdef void hot_release(self, void* holder) noexcept nogil:
+        release(<Engine*> self.engine, <Segment*> holder)
+
+    cdef int64_t hot_watch(self, Queue* queue, bint on) noexcept nogil:
+        cdef Engine* e = <Engine*> self.engine
+        cdef int64_t end
+        pthread_mutex_lock(&e.lock)
+        queue.watched = on
+        end = queue.max_offset
+        pthread_mutex_unlock(&e.lock)
+        return end
+
+    cdef int32_t hot_take_moved(self, Queue** out, int32_t room) noexcept nogil:
+        cdef Engine* e = <Engine*> self.engine
+        cdef int32_t n
+        cdef int64_t i
+        pthread_mutex_lock(&e.lock)
+        n = <int32_t> min(<int64_t> room, e.moved_count)
+        for i in range(n):
+            out[i] = e.moved[i]
+            out[i].moved = False
+            out[i].watched = False
+        e.moved_count -= n
+        memmove(e.moved, e.moved + n, e.moved_count * sizeof(Queue*))
+        pthread_mutex_unlock(&e.lock)
+        return n
+
+
+cdef char* copy_text(bytes text) except NULL:
+    cdef char* copy = <char*> malloc(len(text) + 1)
+    if copy == NULL:
+        raise MemoryError
+    memcpy(copy, <const char*> text, len(text) + 1)
+    return copy
+
+
+cdef int check_queue(bytes topic, int64_t queue_id) except -1:
+    """UsageError for a queue that cannot have a directory."""
+    if not 0 <= queue_id < MAX_QUEUE_ID:
+        raise UsageError(f"queue id {queue_id} is out of range")
+    if b"/" in topic or b"\0" in topic or topic in (b".", b".."):
+        raise UsageError(f"not a topic name: {topic.decode()!r}")
+    return 0
+
+
+cdef int64_t search_batch(Queue* q, list entries, int64_t time, bint upper):
+    """search_offset for a BatchCQ queue: the first message of the batch in question, of the last one at most."""
+    cdef int64_t result = q.min_offset
+    for entry in entries:
+        if upper and entry[3] > time:
+            break
+        result = entry[4]
+        if not upper and entry[3] >= time:
+            break
+    return result
+
+
+cdef Topic* topic_of(Engine* e, bytes name) except NULL:
+    """The topic of that name, made if needed."""
+    cdef size_t length = len(name)
+    cdef const char* text = name
+    cdef Topic* topic = topic_lookup(e, text, length)
+    if topic == NULL:
+        with nogil:
+            pthread_mutex_lock(&e.lock)
+            topic = topic_get(e, text, length)
+            pthread_mutex_unlock(&e.lock)
+        if topic == NULL:
+            raise MemoryError
+    return topic

@@ -1,0 +1,383 @@
+"""The broker: its parts, who is wired to whom, and the services that run beside the requests.
+
+Reading order: `__init__` builds the parts from the bottom up; `handle` and `closed` are all the server calls; `run`
+starts the services; `drain` and `finish` are the halves of an orderly stop, before and after the connections end.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import random as random_module
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, Protocol, cast
+
+import trio
+
+from fastmq.broker.delivery.delay import DelayDelivery
+from fastmq.broker.delivery.longpoll import LongPollTable
+from fastmq.broker.dispatch import Dispatcher, handler_tables
+from fastmq.broker.handlers.client import notify_consumer_ids_changed
+from fastmq.broker.handlers.pull import answer_pulls, wake_pulls
+from fastmq.broker.handlers.send import store_failures
+from fastmq.broker.register import BrokerIdentity, Registrar
+from fastmq.broker.retention import RetentionService
+from fastmq.broker.state.groups import SubscriptionGroupTable
+from fastmq.broker.state.locks import QueueLocks
+from fastmq.broker.state.offsets import ConsumerOffsetTable
+from fastmq.broker.state.sessions import ClientChannel, ClientSessions
+from fastmq.broker.state.topics import TopicTable
+from fastmq.broker.stats import BrokerStats
+from fastmq.protocol import names
+from fastmq.protocol.bodies import PERM_WRITE
+from fastmq.protocol.message import create_unique_key
+from fastmq.store.retention import RetentionPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fastmq._store import Appended, Store
+    from fastmq.clock import Clock
+    from fastmq.config import BrokerConfig
+    from fastmq.net.server import Answer, Peer
+    from fastmq.protocol.command import Command
+
+log = logging.getLogger("fastmq.broker")
+
+SCAN_INTERVAL_S: Final = 10.0  # expiry of clients, locks; when a start time for sends has come
+WOKEN_QUEUES_A_STEP: Final = 32  # between two steps trio's other tasks have their turn
+
+
+class SendPolicyHolder(Protocol):
+    """What the broker tells the reactor about the sends that it may answer itself."""
+
+    def set_send_policy(
+        self, *, enabled: bool, service: int, region: str, cluster: str, trace_on: bool, max_message_bytes: int,
+        failures: Mapping[int, tuple[int, str]], sync_flush_timeout_ms: int = 5000,
+    ) -> None: ...  # fmt: skip
+
+
+def physical_memory_bytes() -> int:
+    """The memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def unique_keys(host: str, clock: Clock, random: random_module.Random) -> Iterator[str]:
+    """Message ids for messages whose client gave none (MessageClientIDSetter)."""
+    process = random.getrandbits(32)
+    counter = random.getrandbits(16)
+    while True:
+        counter += 1
+        yield create_unique_key(host, os.getpid(), clock.wall_ms(), counter, process)
+
+
+class Broker:
+    """One broker over one open store. All of it belongs to the trio thread.
+
+    `config` is replaced as a whole; tell `config_changed` afterwards. `hot_service` is the number of the service whose
+    plain sends the reactor may answer itself. Raises StoreError if a state file cannot be read.
+    """
+
+    def __init__(
+        self,
+        config: BrokerConfig,
+        store: Store,
+        clock: Clock,
+        *,
+        reactor: SendPolicyHolder | None = None,
+        hot_service: int = 0,
+        random: random_module.Random | None = None,
+        memory_bytes: int | None = None,
+    ) -> None:
+        self.config = config
+        self.store = store
+        self.clock = clock
+        self.random = random or random_module.Random()  # noqa: S311  (queue choice, not a secret)
+        self.memory_bytes = physical_memory_bytes() if memory_bytes is None else memory_bytes
+        self.store_host = config.broker_ip1, config.listen_port
+        self.draining = False
+        self._reactor = reactor
+        self._hot_service = hot_service
+        self._hot_enabled: bool | None = None
+        self._unique_keys = unique_keys(config.broker_ip1, clock, self.random)
+        self._opaque = 0
+        self._failing: set[str] = set()
+
+        folder = os.path.join(config.store_path_root_dir, "config")
+        self.topics = TopicTable(
+            os.path.join(folder, "topics.json"), config=self._config, store=store, wall_ms=clock.wall_ms
+        )
+        self.groups = SubscriptionGroupTable(
+            os.path.join(folder, "subscriptionGroup.json"), config=self._config, wall_ms=clock.wall_ms
+        )
+        self.offsets = ConsumerOffsetTable(
+            os.path.join(folder, "consumerOffset.json"), config=self._config, wall_ms=clock.wall_ms
+        )
+        self.sessions = ClientSessions(lambda group, channels: notify_consumer_ids_changed(self, group, channels))
+        self.locks = QueueLocks()
+        self.stats = BrokerStats(
+            config.broker_cluster_name,
+            clock.wall_ms,
+            queue_ends=store.queues,
+            log_end=lambda: store.written_offset,
+            is_system=lambda topic, group: self.topics.is_system(topic) or names.is_system_group(group),
+        )
+        self.longpoll = LongPollTable(store.watch)
+        self._deadline = trio.Event()
+        self._awaited_deadline = math.inf
+        self.delay = DelayDelivery(
+            os.path.join(folder, "delayOffset.json"),
+            store=store,
+            levels_ms=config.delay_levels_ms,
+            clock=clock,
+            version_step=lambda: self.config.delay_offset_update_version_step,
+            on_delivered=self._count_delivered,
+        )
+        self.registrar = Registrar(
+            config=self._config,
+            identity=self._identity,
+            servers=lambda: self.config.namesrv_addresses,
+            topics=lambda: [topic for _, topic in self.topics.items()],
+            data_version=lambda: self.topics.data_version,
+            on_order_topics=self._mark_ordered,
+        )
+        self.topics.on_change = self.registrar.changed
+        self.retention = RetentionService(
+            store,
+            policy=self._retention_policy,
+            paths=lambda: (self.config.store_path_root_dir, self.config.store_path_commit_log),
+            interval_s=lambda: self.config.clean_resource_interval / 1000,
+        )
+        self._dispatcher = Dispatcher(self, handler_tables())
+        self.vip = VipService(self)
+        self._set_send_policy()
+
+    # --- what the server calls ---------------------------------------------------------------------------------------
+
+    def handle(self, peer: Peer, request: Command) -> Answer:
+        """A request on the main port."""
+        return self._dispatcher.dispatch(peer, request)
+
+    def handle_vip(self, peer: Peer, request: Command) -> Answer:
+        """A request on the port for old clients' VIP channel."""
+        return self._dispatcher.dispatch(peer, request, vip=True)
+
+    def closed(self, peer: Peer) -> None:
+        """A connection is gone: its pulls are dropped, its clients have left."""
+        self.longpoll.drop_peer(peer.id)
+        self.sessions.closed(peer.id)
+
+    # --- what handlers call ------------------------------------------------------------------------------------------
+
+    @property
+    def served_codes(self) -> frozenset[int]:
+        """The request codes this broker has a handler for."""
+        return self._dispatcher.codes
+
+    def new_unique_key(self) -> str:
+        """An id for a message that came without one."""
+        return next(self._unique_keys)
+
+    def next_opaque(self) -> int:
+        """The number of a oneway request to a client."""
+        self._opaque = (self._opaque + 1) & 0x7FFFFFFF
+        return self._opaque
+
+    def peer_of(self, channel: ClientChannel | None) -> Peer | None:
+        """The connection of a client as long as it lives."""
+        if channel is None:
+            return None
+        peer = cast("Peer", channel.peer)
+        return peer if peer.alive else None
+
+    def longpoll_changed(self) -> None:
+        """A pull is held: its deadline may be the next one."""
+        deadline = self.longpoll.next_deadline()
+        if deadline is not None and deadline < self._awaited_deadline:
+            self._deadline.set()
+
+    def config_changed(self, old: BrokerConfig) -> None:
+        """`config` was replaced: pass on what others have a copy of."""
+        self._set_send_policy()
+
+    # --- services ----------------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run the services until cancelled; started once every name server was tried."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follow_queues)
+            nursery.start_soon(self._answer_due_pulls)
+            nursery.start_soon(self.delay.run)
+            nursery.start_soon(self._save_consumer_offsets)
+            nursery.start_soon(self._save_delay_offsets)
+            nursery.start_soon(self._scan)
+            nursery.start_soon(self.retention.run)
+            nursery.start_soon(self.stats.run)
+            await nursery.start(self.registrar.run)
+            task_status.started()
+
+    async def drain(self) -> None:
+        """First half of a stop: no more sends, and every held pull is answered."""
+        self.draining = True
+        self._set_send_policy()
+        answer_pulls(self, self.longpoll.take_all())
+        await trio.lowlevel.checkpoint()
+
+    async def finish(self) -> None:
+        """Second half, when the connections are gone: everything that is kept in memory goes to disk."""
+        self.draining = True
+        with trio.CancelScope(shield=True):
+            await self._save("consumer offsets", self.offsets.take_snapshot(), self.offsets.save)
+            if not self._persist_delay():
+                # the delivered messages must be on disk before the offsets say that they were delivered
+                await trio.to_thread.run_sync(self.store.flush_step)
+                self._persist_delay()
+
+    async def _follow_queues(self) -> None:
+        """Wake the pulls, and the delivery of delayed messages, whose queue has grown."""
+        while True:
+            await trio.lowlevel.wait_readable(self.store.moved_event_fd)
+            for count, (topic, queue_id, max_offset) in enumerate(self.store.take_moved(), 1):
+                if topic == names.SCHEDULE_TOPIC:
+                    self.delay.moved()
+                wake_pulls(self, topic, queue_id, max_offset)
+                if count % WOKEN_QUEUES_A_STEP == 0:
+                    await trio.lowlevel.checkpoint()
+
+    async def _answer_due_pulls(self) -> None:
+        while True:
+            self._deadline = trio.Event()
+            now = self.clock.monotonic()
+            answer_pulls(self, self.longpoll.take_due(now))
+            deadline = self.longpoll.next_deadline()
+            self._awaited_deadline = math.inf if deadline is None else deadline
+            with trio.move_on_after(max(0.0, self._awaited_deadline - now)):
+                await self._deadline.wait()
+
+    async def _save_consumer_offsets(self) -> None:
+        while True:
+            await trio.sleep(self.config.flush_consumer_offset_interval / 1000)
+            await self._save("consumer offsets", self.offsets.take_snapshot(), self.offsets.save)
+
+    async def _save_delay_offsets(self) -> None:
+        while True:
+            await trio.sleep(self.config.flush_delay_offset_interval / 1000)
+            await self._save("delay offsets", self.delay.take_snapshot(), self.delay.save)
+
+    async def _save(self, what: str, snapshot: bytes | None, save: Callable[[bytes], None]) -> None:
+        """Write a snapshot in a thread. A disk that refuses is no reason to stop: the next round tries again."""
+        if snapshot is None:
+            return
+        try:
+            await trio.to_thread.run_sync(save, snapshot)
+        except OSError as error:
+            if what not in self._failing:
+                log.error("the %s cannot be saved: %s", what, error)
+            self._failing.add(what)
+        else:
+            self._failing.discard(what)
+
+    def _persist_delay(self) -> bool:
+        try:
+            return self.delay.persist()
+        except OSError as error:
+            log.error("the delay offsets cannot be saved: %s", error)
+            return True
+
+    async def _scan(self) -> None:
+        while True:
+            await trio.sleep(SCAN_INTERVAL_S)
+            self.expire_clients()
+            self._set_send_policy()
+
+    def expire_clients(self) -> None:
+        """Close the connections of clients that fell silent, forget expired locks."""
+        config = self.config
+        now = self.clock.monotonic()
+        silent = self.sessions.expire(
+            now,
+            consumer_timeout_s=config.channel_expired_timeout / 1000,
+            compensation_timeout_s=config.subscription_expired_timeout / 1000,
+        )
+        for client in silent:
+            log.info("closing the connection of %s: no heartbeat", client.address)
+            client.close()
+        self.locks.expire(now)
+
+    # --- wiring ------------------------------------------------------------------------------------------------------
+
+    def _config(self) -> BrokerConfig:
+        return self.config
+
+    def _identity(self) -> BrokerIdentity:
+        config = self.config
+        return BrokerIdentity(
+            cluster=config.broker_cluster_name,
+            name=config.broker_name,
+            broker_id=config.broker_id,
+            address=f"{config.broker_ip1}:{config.listen_port}",
+            ha_address=f"{config.broker_ip2}:{config.ha_listen_port}",
+        )
+
+    def _mark_ordered(self, ordered: frozenset[str]) -> None:
+        """Name servers call these topics ordered; others keep what they have, as in RocketMQ."""
+        changed = [
+            replace(topic, order=True) for name, topic in self.topics.items() if name in ordered and not topic.order
+        ]
+        self.topics.put_many(changed)
+
+    def _count_delivered(self, topic: str, queue_id: int, appended: Appended) -> None:
+        self.stats.on_put(topic, queue_id, 1, appended.size)
+
+    def _retention_policy(self) -> RetentionPolicy:
+        config = self.config
+        return RetentionPolicy.build(
+            file_reserved_hours=config.file_reserved_time,
+            delete_when=config.delete_when,
+            max_used_percent=config.disk_max_used_space_ratio,
+            clean_forcibly_percent=config.disk_space_clean_forcibly_ratio,
+            warning_percent=config.disk_space_warning_level_ratio,
+            clean_forcibly=config.clean_file_forcibly_enable,
+            batch=config.delete_file_batch_max,
+        )
+
+    def _set_send_policy(self) -> None:
+        """Tell the reactor whether and how it may answer plain sends itself."""
+        if self._reactor is None:
+            return
+        config = self.config
+        enabled = (
+            config.hot_road_enable
+            and not self.draining
+            and config.broker_permission & PERM_WRITE != 0
+            and self.clock.wall_ms() >= config.start_accept_send_request_time_stamp
+        )
+        self._reactor.set_send_policy(
+            enabled=enabled,
+            service=self._hot_service,
+            region=config.region_id,
+            cluster=config.broker_cluster_name,
+            trace_on=config.trace_on,
+            max_message_bytes=config.max_message_size,
+            failures=store_failures(config),
+            sync_flush_timeout_ms=config.sync_flush_timeout,
+        )
+
+
+class VipService:
+    """The service behind fastListenPort: the same broker without the requests that may have to wait."""
+
+    __slots__ = ("_broker",)
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    def handle(self, peer: Peer, request: Command) -> Answer:
+        """A request on that port."""
+        return self._broker.handle_vip(peer, request)
+
+    def closed(self, peer: Peer) -> None:
+        """A connection of that port is gone."""
+        self._broker.closed(peer)

@@ -1,0 +1,97 @@
+"""From a request's code to its handler.
+
+Handlers are plain functions, or `async def` for work that waits. Each module of `handlers` has a table of its own; this
+one joins them and refuses what must not get that far: codes nobody serves, pulls on the port for old clients' VIP
+channel, and commands that can harm the broker from other machines.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from fastmq.broker import handlers
+from fastmq.broker.handlers.admin import DANGEROUS
+from fastmq.errors import InternalError, ProtocolError
+from fastmq.net.server import Answer, Reply
+from fastmq.protocol.codes import RequestCode, ResponseCode
+
+if TYPE_CHECKING:
+    from fastmq.broker.app import Broker
+    from fastmq.net.server import Peer
+    from fastmq.protocol.command import Command
+
+Handler = Callable[[Any, Any, Any], "Reply | Awaitable[Reply | None] | None"]
+"""(broker, peer, request) to an answer; None: it is given later or never."""
+
+NOT_ON_VIP: Final = frozenset(
+    {
+        RequestCode.PULL_MESSAGE,
+        RequestCode.LITE_PULL_MESSAGE,
+        RequestCode.PEEK_MESSAGE,
+        RequestCode.POP_MESSAGE,
+        RequestCode.NOTIFICATION,
+        RequestCode.POLLING_INFO,
+    }
+)
+"""Requests that may have to wait for a message: not served on the port for old clients' VIP channel."""
+
+
+def handler_tables() -> list[Mapping[Any, Any]]:
+    """The tables of all modules in `handlers`."""
+    found = sorted(module.name for module in pkgutil.iter_modules(handlers.__path__))
+    modules = [importlib.import_module(f"{handlers.__name__}.{name}") for name in found]
+    return [module.HANDLERS for module in modules if hasattr(module, "HANDLERS")]
+
+
+def join_tables(tables: Iterable[Mapping[Any, Any]]) -> dict[int, Handler]:
+    """One table of all; two handlers for one code are a bug."""
+    joined: dict[int, Handler] = {}
+    for table in tables:
+        for code, handler in table.items():
+            if int(code) in joined:
+                raise InternalError(f"request {int(code)} has two handlers")
+            joined[int(code)] = handler
+    return joined
+
+
+class Dispatcher:
+    """The table of handlers of one broker."""
+
+    def __init__(self, broker: Broker, tables: Iterable[Mapping[Any, Any]]) -> None:
+        self._broker = broker
+        self._handlers = join_tables(tables)
+
+    @property
+    def codes(self) -> frozenset[int]:
+        """The request codes that are served."""
+        return frozenset(self._handlers)
+
+    def dispatch(self, peer: Peer, request: Command, *, vip: bool = False) -> Answer:
+        """Handle a request. Broken JSON in a body is answered with code 1; RequestErrors are left to the caller."""
+        code = request.code
+        handler = self._handlers.get(code)
+        if handler is None or (vip and code in NOT_ON_VIP):
+            return Reply(ResponseCode.REQUEST_CODE_NOT_SUPPORTED, f" request type {code} not supported")
+        if code in DANGEROUS and self._broker.config.admin_from_loopback_only and not peer.local:
+            return Reply(
+                ResponseCode.NO_PERMISSION,
+                f"request type {code} is taken from this machine only (adminFromLoopbackOnly)",
+            )
+        try:
+            answer = handler(self._broker, peer, request)
+        except ProtocolError as error:
+            return Reply(ResponseCode.SYSTEM_ERROR, f"the request cannot be read: {error}")
+        if inspect.isawaitable(answer):
+            return _read_errors_answered(answer)
+        return answer
+
+
+async def _read_errors_answered(answer: Awaitable[Reply | None]) -> Reply | None:
+    try:
+        return await answer
+    except ProtocolError as error:
+        return Reply(ResponseCode.SYSTEM_ERROR, f"the request cannot be read: {error}")

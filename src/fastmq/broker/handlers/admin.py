@@ -1,0 +1,322 @@
+"""Administration of the broker as a whole: configuration, retention, replication state, consume modes, and refusals.
+
+`DANGEROUS` is the one list of requests that are taken from this machine only while `adminFromLoopbackOnly` is on:
+they destroy data, stop consumers or change what the broker is. Creating topics and groups is not on it: development
+clients do that (Java's createTopic is code 17), and with auto-creation on any send or heartbeat does the same. Changing
+what exists is guarded in the handlers themselves, see `require_local`. Reads are never guarded.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import zlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from fastmq import limits
+from fastmq.errors import ProtocolError, RequestError, UsageError
+from fastmq.net.server import Reply
+from fastmq.properties import escape_value, parse_properties
+from fastmq.protocol import names
+from fastmq.protocol.bodies import (
+    DataVersion,
+    HaRuntimeInfo,
+    MessageQueue,
+    MessageRequestMode,
+    TopicRouteData,
+    dumps,
+    dumps_text,
+    loads_lenient,
+)
+from fastmq.protocol.codes import RequestCode, ResponseCode, request_name
+from fastmq.protocol.command import Command
+from fastmq.protocol.headers import GetBrokerConfigResponse, GetRouteInfoRequest
+from fastmq.store.tables import save_json
+
+if TYPE_CHECKING:
+    from fastmq.broker.app import Broker
+    from fastmq.broker.dispatch import Handler
+    from fastmq.net.server import Peer
+
+log = logging.getLogger("fastmq.broker.admin")
+
+DANGEROUS: Final[frozenset[RequestCode]] = frozenset(
+    {
+        RequestCode.UPDATE_BROKER_CONFIG,
+        RequestCode.DELETE_SUBSCRIPTIONGROUP,
+        RequestCode.DELETE_TOPIC_IN_BROKER,
+        RequestCode.CLEAN_EXPIRED_CONSUMEQUEUE,
+        RequestCode.CLEAN_UNUSED_TOPIC,
+        RequestCode.DELETE_EXPIRED_COMMITLOG,
+        RequestCode.INVOKE_BROKER_TO_RESET_OFFSET,
+        RequestCode.CLONE_GROUP_OFFSET,
+        RequestCode.CONSUME_MESSAGE_DIRECTLY,
+        RequestCode.UPDATE_AND_GET_GROUP_FORBIDDEN,
+        RequestCode.SET_MESSAGE_REQUEST_MODE,
+        RequestCode.UPDATE_AND_CREATE_STATIC_TOPIC,
+        RequestCode.RESET_MASTER_FLUSH_OFFSET,
+        RequestCode.UPDATE_COLD_DATA_FLOW_CTR_CONFIG,
+        RequestCode.REMOVE_COLD_DATA_FLOW_CTR_CONFIG,
+        RequestCode.SET_COMMITLOG_READ_MODE,
+        RequestCode.EXPORT_ROCKSDB_CONFIG_TO_JSON,
+        RequestCode.RESUME_CHECK_HALF_MESSAGE,
+    }
+)
+
+ROUTE_TIMEOUT_S: Final = 2.0  # of a client's 3 s for QUERY_ASSIGNMENT
+POP_REFUSED: Final = "POP consumption is not supported by fastmq"
+
+
+def require_local(broker: Broker, peer: Peer, what: str) -> None:
+    """Refuse a change that comes from another machine, unless the configuration allows it."""
+    if broker.config.admin_from_loopback_only and not peer.local:
+        raise RequestError(
+            ResponseCode.NO_PERMISSION, f"{what} is allowed from the broker's machine only (adminFromLoopbackOnly)"
+        )
+
+
+# --- configuration ----------------------------------------------------------------------------------------------------
+
+
+async def update_broker_config(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """UPDATE_BROKER_CONFIG (25): `key=value` lines; all of them are applied, or none if one is refused.
+
+    What is read at start only (paths, ports, file sizes) is changed in the configuration and counts from the next
+    start on. The configuration file, if there is one, gets the new values.
+    """
+    updates = _properties(request.body)
+    if not updates:
+        return Reply()
+    refused = broker.config.refused_updates(updates)
+    if refused:
+        raise RequestError(ResponseCode.NO_PERMISSION, f"Can not update config in black list: {', '.join(refused)}")
+    try:
+        changed, applied, unknown = broker.config.with_updates(updates)
+    except UsageError as error:
+        raise RequestError(ResponseCode.INVALID_PARAMETER, str(error)) from error
+    if unknown:
+        log.info("unknown settings in an update are ignored: %s", ", ".join(unknown))
+    if not applied:
+        return Reply()
+    if changed.broker_config_path:
+        values = {name: updates[name].strip() for name in applied}
+        await trio.to_thread.run_sync(_rewrite_file, changed.broker_config_path, values)
+    old, broker.config = broker.config, changed
+    log.info("configuration changed by %s: %s", peer.address, ", ".join(f"{n}={updates[n]}" for n in applied))
+    broker.store.reconfigure(
+        max_message_bytes=changed.max_message_size,
+        sync_flush=changed.sync_flush,
+        flush_interval_ms=changed.flush_interval_commit_log,
+    )
+    broker.config_changed(old)
+    if changed.broker_permission != old.broker_permission:
+        broker.topics.touch()
+    if changed.broker_permission != old.broker_permission or changed.namesrv_addr != old.namesrv_addr:
+        broker.registrar.changed()
+    return Reply()
+
+
+def _properties(body: bytes) -> dict[str, str]:
+    if len(body) > limits.MAX_CONFIG_TEXT_BYTES:
+        raise RequestError(ResponseCode.INVALID_PARAMETER, "the configuration text is too long")
+    try:
+        return parse_properties(body.decode())
+    except (UnicodeDecodeError, UsageError) as error:
+        raise RequestError(ResponseCode.SYSTEM_ERROR, f"string2Properties error: {error}") from error
+
+
+def _rewrite_file(path: str, values: Mapping[str, str]) -> None:
+    """Put values into a properties file, replaced as a whole with a backup. Blocks on the disk. Raises OSError."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+    except FileNotFoundError:
+        text = ""
+    save_json(os.path.realpath(path), merge_properties(text, values))
+
+
+def merge_properties(text: str, values: Mapping[str, str]) -> str:
+    """Properties text with values set: other names and comments stay as they are, new names follow at the end."""
+    lines: list[str] = []
+    left = dict(values)
+    skipping = False
+    for line in text.splitlines():
+        continues = (len(line) - len(line.rstrip("\\"))) % 2 == 1 and not line.lstrip().startswith(("#", "!"))
+        if skipping:  # the rest of a value over several lines that was replaced
+            skipping = continues
+            continue
+        name = next(iter(parse_properties(line.rstrip("\\"))), None)
+        if name is not None and name in values:
+            if name in left:
+                lines.append(f"{name}={escape_value(left.pop(name))}")
+            skipping = continues
+            continue
+        lines.append(line)
+    lines += [f"{name}={escape_value(value)}" for name, value in left.items()]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def get_broker_config(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """GET_BROKER_CONFIG (26). The version's counter is a checksum: it differs whenever a setting does."""
+    text = broker.config.to_properties().encode()
+    version = DataVersion(timestamp=broker.stats.boot_timestamp_ms, counter=zlib.crc32(text))
+    return Reply(ext=GetBrokerConfigResponse(version=dumps_text(version)).encode(), body=text)
+
+
+# --- retention --------------------------------------------------------------------------------------------------------
+
+
+def delete_expired_commit_log(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """DELETE_EXPIRED_COMMITLOG (329): expired segments go now, whatever the hour."""
+    broker.retention.request()
+    return Reply()
+
+
+def clean_expired_consume_queue(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """CLEAN_EXPIRED_CONSUMEQUEUE (306): nothing is left to do, queues go with the segments they point to."""
+    return Reply()
+
+
+# --- replication ------------------------------------------------------------------------------------------------------
+
+
+def get_ha_status(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """GET_BROKER_HA_STATUS (907): a master without replicas."""
+    status = HaRuntimeInfo(master=True, master_commit_log_max_offset=broker.store.written_offset)
+    return Reply(body=dumps(status))
+
+
+def reset_master_flush_offset(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """RESET_MASTER_FLUSH_OFFSET (908): only concerns a slave; a master answers 0 and does nothing."""
+    return Reply()
+
+
+# --- assignment of queues by the broker -------------------------------------------------------------------------------
+
+
+async def query_assignment(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """QUERY_ASSIGNMENT (400): the queues one member of a group is to pull.
+
+    All queues of the topic in the cluster count, so the route is asked of a name server; without one, this broker's
+    own queues are all there are. An unknown topic, group or strategy is answered with an empty object.
+    """
+    body = _object(request.body)
+    topic, group, client_id = (str(body.get(key) or "") for key in ("topic", "consumerGroup", "clientId"))
+    queues = await _queues_in_cluster(broker, topic)
+    info = broker.sessions.consumer_group(group)
+    if not queues or (info is None and body.get("messageModel") != "BROADCASTING"):
+        return Reply(body=b"{}")
+    if body.get("messageModel") != "BROADCASTING" and broker.config.server_load_balancer_enable:
+        strategy = {"AVG": assign_averagely, "AVG_BY_CIRCLE": assign_in_circle}.get(str(body.get("strategyName")))
+        if strategy is None or info is None:
+            return Reply(body=b"{}")
+        queues = strategy(client_id, sorted(queues), sorted(info.client_ids()))
+    assignments = [{"messageQueue": queue, "mode": "PULL"} for queue in sorted(queues)]
+    return Reply(body=dumps({"messageQueueAssignments": assignments}))
+
+
+def assign_averagely(client_id: str, queues: list[MessageQueue], clients: list[str]) -> list[MessageQueue]:
+    """Neighbouring queues for each client, the first ones get one more (AllocateMessageQueueAveragely)."""
+    if client_id not in clients:
+        return []
+    index = clients.index(client_id)
+    each, more = divmod(len(queues), len(clients))
+    start = index * each + min(index, more)
+    return queues[start : start + each + (1 if index < more else 0)]
+
+
+def assign_in_circle(client_id: str, queues: list[MessageQueue], clients: list[str]) -> list[MessageQueue]:
+    """Every n-th queue for each of n clients (AllocateMessageQueueAveragelyByCircle)."""
+    return queues[clients.index(client_id) :: len(clients)] if client_id in clients else []
+
+
+async def _queues_in_cluster(broker: Broker, topic: str) -> list[MessageQueue]:
+    ext = GetRouteInfoRequest(topic=topic, accept_standard_json_only=True).encode()
+    answer = await broker.registrar.ask(Command(RequestCode.GET_ROUTEINFO_BY_TOPIC, ext=ext), ROUTE_TIMEOUT_S)
+    if answer is not None and answer.code == ResponseCode.SUCCESS:
+        try:
+            route = TopicRouteData.from_json(answer.body)
+        except ProtocolError as error:
+            log.warning("a name server answered with no route: %s", error)
+        else:
+            return [
+                MessageQueue(topic, data.broker_name, queue_id)
+                for data in route.queue_datas
+                if data.perm & 4
+                for queue_id in range(data.read_queue_nums)
+            ]
+    config = broker.topics.get(topic)
+    if config is None:
+        return []
+    return [MessageQueue(topic, broker.config.broker_name, queue_id) for queue_id in range(config.read_queue_nums)]
+
+
+def set_message_request_mode(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """SET_MESSAGE_REQUEST_MODE (401). Every group pulls, so PULL is taken as a matter of course and POP is refused."""
+    mode = MessageRequestMode.from_json(request.body)
+    if names.is_retry_topic(mode.topic):
+        raise RequestError(ResponseCode.NO_PERMISSION, "retry topic is not allowed to set mode")
+    if mode.topic not in broker.topics:
+        raise RequestError(ResponseCode.TOPIC_NOT_EXIST, f"topic[{mode.topic}] not exist")
+    if mode.consumer_group not in broker.groups and broker.groups.find_or_create(mode.consumer_group) is None:
+        raise RequestError(
+            ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST, f"subscription group[{mode.consumer_group}] not exist"
+        )
+    if mode.mode != "PULL":
+        raise RequestError(ResponseCode.SYSTEM_ERROR, POP_REFUSED)
+    return Reply()
+
+
+def get_all_message_request_mode(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """GET_ALL_MESSAGE_REQUEST_MODE (402): no (topic, group) has another mode than PULL."""
+    return Reply(body=b'{"messageRequestModeMap":{}}')
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    content = loads_lenient(body)
+    if not isinstance(content, dict):
+        raise RequestError(ResponseCode.INVALID_PARAMETER, "the body must be a JSON object")
+    return content
+
+
+# --- what is not there ------------------------------------------------------------------------------------------------
+
+
+_REFUSALS: Final[Mapping[RequestCode, tuple[ResponseCode, str]]] = {
+    RequestCode.END_TRANSACTION: (ResponseCode.NO_PERMISSION, "transactional messages are not supported by fastmq"),
+    RequestCode.RESUME_CHECK_HALF_MESSAGE: (
+        ResponseCode.SYSTEM_ERROR,
+        "transactional messages are not supported by fastmq",
+    ),
+    RequestCode.CHECK_ROCKSDB_CQ_WRITE_PROGRESS: (ResponseCode.SYSTEM_ERROR, "this broker does not use RocksDB"),
+    RequestCode.EXPORT_ROCKSDB_CONFIG_TO_JSON: (ResponseCode.SYSTEM_ERROR, "this broker does not use RocksDB"),
+    RequestCode.GET_BROKER_EPOCH_CACHE: (ResponseCode.SYSTEM_ERROR, "this request only for controllerMode"),
+    RequestCode.UPDATE_COLD_DATA_FLOW_CTR_CONFIG: (ResponseCode.SYSTEM_ERROR, "fastmq has no cold data flow control"),
+    RequestCode.REMOVE_COLD_DATA_FLOW_CTR_CONFIG: (ResponseCode.SYSTEM_ERROR, "fastmq has no cold data flow control"),
+    RequestCode.GET_COLD_DATA_FLOW_CTR_INFO: (ResponseCode.SYSTEM_ERROR, "fastmq has no cold data flow control"),
+    RequestCode.SET_COMMITLOG_READ_MODE: (ResponseCode.SYSTEM_ERROR, "the read mode of the commit log is fixed"),
+}
+
+
+def refuse(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """Requests RocketMQ serves and fastmq does not, answered with the reason instead of code 3."""
+    code, remark = _REFUSALS[RequestCode(request.code)]
+    log.debug("%s refused: %s", request_name(request.code), remark)
+    return Reply(code, remark)
+
+
+HANDLERS: Final[dict[int, Handler]] = {
+    RequestCode.UPDATE_BROKER_CONFIG: update_broker_config,
+    RequestCode.GET_BROKER_CONFIG: get_broker_config,
+    RequestCode.DELETE_EXPIRED_COMMITLOG: delete_expired_commit_log,
+    RequestCode.CLEAN_EXPIRED_CONSUMEQUEUE: clean_expired_consume_queue,
+    RequestCode.GET_BROKER_HA_STATUS: get_ha_status,
+    RequestCode.RESET_MASTER_FLUSH_OFFSET: reset_master_flush_offset,
+    RequestCode.QUERY_ASSIGNMENT: query_assignment,
+    RequestCode.SET_MESSAGE_REQUEST_MODE: set_message_request_mode,
+    RequestCode.GET_ALL_MESSAGE_REQUEST_MODE: get_all_message_request_mode,
+    **dict.fromkeys(_REFUSALS, refuse),
+}

@@ -1,0 +1,334 @@
+"""Requests that released clients and mqadmin sent to Apache RocketMQ 5.3.3, put to a fastmq broker with a real store.
+
+The recordings keep two to five examples of each kind, in the order of time, so the broker cannot simply live through
+them: before a request is put, what its recorded answer presupposes is made true (queues as long as they were, offsets
+stored, members known); see `Stage`. Then code, names of ext fields and shape of the body must be Apache's. What differs
+on purpose is listed in `DEVIATIONS` with its reason, and must still differ: a line that is no longer needed fails.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from fastmq._store import Store
+from fastmq.broker.app import Broker
+from fastmq.broker.handlers.pull import answer_pulls
+from fastmq.broker.state.sessions import ClientChannel, ConsumerHeartbeat
+from fastmq.clock import ManualClock
+from fastmq.config import BrokerConfig
+from fastmq.errors import RequestError
+from fastmq.net.server import Reply
+from fastmq.protocol import names
+from fastmq.protocol.bodies import (
+    ConsumeFromWhere,
+    ConsumeType,
+    MessageModel,
+    SubscriptionData,
+    TopicConfig,
+    loads_lenient,
+)
+from fastmq.protocol.command import Command, decode_frame
+from fastmq.protocol.fields import parse_int32
+from fastmq.protocol.message import StoredMessage, decode_messages, parse_message_id
+
+FOLDER = Path(__file__).parent / "frames"
+FILES = ("send", "pull", "offset", "query", "retry", "client", "admin", "notify")
+BROKER, CLUSTER, PORT = "broker-golden", "GoldenCluster", 30911
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One recorded request and its answer (None: oneway)."""
+
+    file: str
+    number: int
+    client: str
+    note: str
+    at_ms: int
+    connection: int
+    request: Command
+    answer: Command | None
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.number} {self.request.code} ({self.client}: {self.note})"
+
+    @property
+    def ext(self) -> dict[str, str]:
+        return self.request.ext
+
+
+def exchanges() -> list[Exchange]:
+    """All requests to the broker in the order of time."""
+
+    def read() -> Iterator[Exchange]:
+        for file in FILES:
+            for number, line in enumerate((FOLDER / f"{file}.jsonl").read_text().splitlines(), 1):
+                row = json.loads(line)
+                if row["peer"] != "broker" or row["dir"] != "client>server":
+                    continue
+                answer = decode_frame(base64.b64decode(row["response"])) if row["response"] else None
+                yield Exchange(file, number, row["client"], row["note"], row["t"], row["conn"],
+                               decode_frame(base64.b64decode(row["request"])), answer)  # fmt: skip
+
+    return sorted(read(), key=lambda one: one.at_ms)
+
+
+# --- what differs on purpose -----------------------------------------------------------------------------------------
+
+DEVIATIONS: dict[str, str] = {}
+SKIPPED: dict[str, str] = {}
+
+
+class Connection:
+    """A client's connection: takes what the broker sends, answers nothing."""
+
+    def __init__(self, number: int) -> None:
+        self.id = number
+        self.host, self.port, self.address = "127.0.0.1", 40_000 + number, f"127.0.0.1:{40_000 + number}"
+        self.service = 0
+        self.local = self.alive = True
+        self.late: list[Reply] = []
+
+    def send(self, command: Command) -> bool:
+        return True
+
+    def reply(self, request: Command, reply: Reply) -> None:
+        self.late.append(reply)
+
+    async def call(self, command: Command, timeout_s: float) -> Command:
+        raise TimeoutError(f"no answer within {timeout_s} s")
+
+    def close(self) -> None: ...
+
+
+class Stage:
+    """A broker, and what has to be true before a request makes sense."""
+
+    def __init__(self, root: Path) -> None:
+        self.clock = ManualClock(exchanges()[0].at_ms - 60_000)
+        self.store = Store(
+            str(root), store_host=("127.0.0.1", PORT), segment_bytes=1 << 22, queue_file_bytes=20_000,
+            index_slots=1000, index_entries=4000, max_message_bytes=262_144, wall_clock_ms=self.clock.wall_ms,
+            delay_levels_ms=BrokerConfig().delay_levels_ms,
+        )  # fmt: skip
+        config = BrokerConfig(
+            broker_name=BROKER, broker_cluster_name=CLUSTER, store_path_root_dir=str(root), listen_port=PORT,
+            default_topic_queue_nums=4, max_message_size=262_144, enable_property_filter=True, trace_topic_enable=True,
+        )  # fmt: skip
+        self.broker = Broker(config, self.store, self.clock)
+        self.connections: dict[int, Connection] = {}
+        self.known = self._messages()
+
+    def _messages(self) -> dict[tuple[str, int, int], StoredMessage]:
+        """Every message that some recorded answer carries, by topic, queue and queue offset."""
+        found = {}
+        for exchange in exchanges():
+            if exchange.answer is not None and exchange.request.code in (11, 12, 33, 361) and exchange.answer.body:
+                for message in decode_messages(exchange.answer.body):
+                    found[message.topic, message.queue_id, message.queue_offset] = message
+        return found
+
+    def connection(self, number: int) -> Connection:
+        return self.connections.setdefault(number, Connection(number))
+
+    def set_time(self, at_ms: int) -> None:
+        if at_ms > self.clock.wall_ms():
+            self.clock.advance_ms(at_ms - self.clock.wall_ms())
+
+    # --- making things true ----------------------------------------------------------------------------------------
+
+    def fill(self, topic: str, queue_id: int, end: int) -> None:
+        """Let the queue end at `end` at least, with the recorded messages where they are known."""
+        have = (self.store.queue_offsets(topic, queue_id) or (0, 0))[1]
+        for offset in range(have, end):
+            message = self.known.get((topic, queue_id, offset))
+            if message is None:
+                self.store.put(topic, queue_id, b"filler", b"", born_timestamp_ms=self.clock.wall_ms())
+                continue
+            self.store.put(
+                topic, queue_id, message.body, message.properties, flag=message.flag,
+                born_timestamp_ms=message.born_timestamp, reconsume_times=message.reconsume_times,
+            )  # fmt: skip
+        self.store.index_step()
+
+    def place(self, log_offset: int) -> int:
+        """Where a recorded message lies in this store's log."""
+        message = next((one for one in self.known.values() if one.log_offset == log_offset), None)
+        if message is None:
+            return log_offset
+        self.topic(message.topic)
+        self.fill(message.topic, message.queue_id, message.queue_offset + 1)
+        return self.store.queue_entries(message.topic, message.queue_id, message.queue_offset, 1)[0][0]
+
+    def topic(self, name: str, queues: int = 4) -> None:
+        if name not in self.broker.topics:
+            self.broker.topics.put(TopicConfig(name, queues, queues))
+
+    def offsets_before(self, exchange: Exchange) -> None:
+        """The queue as long as the answer says it was."""
+        answer, ext = exchange.answer, exchange.ext
+        if answer is None or answer.code in (17, 26):
+            return
+        topic, queue_id = ext.get("topic", ""), parse_int32(ext.get("queueId")) or 0
+        code = exchange.request.code
+        if not topic or queue_id < 0 or names.validate_topic(topic) is not None:
+            return
+        if code in (11, 361) and "maxOffset" in answer.ext:
+            self.topic(topic)
+            self.fill(topic, queue_id, int(answer.ext["maxOffset"]))
+        elif code == 30 and answer.code == 0:
+            self.fill(topic, queue_id, int(answer.ext["offset"]))
+        elif code in (29, 32) and answer.code == 0:
+            self.fill(topic, queue_id, 1 if int(answer.ext.get("timestamp", "0")) > 0 else 0)
+        elif code == 12 and answer.code == 0:
+            for message in decode_messages(answer.body):
+                self.topic(message.topic)
+                self.fill(message.topic, message.queue_id, message.queue_offset + 1)
+        elif code == 33 and answer.code == 0:
+            (message,) = decode_messages(answer.body)
+            self.topic(message.topic)
+            self.fill(message.topic, message.queue_id, message.queue_offset + 1)
+        elif code == 321 and answer.code == 0:
+            self.fill(topic, queue_id, loads_lenient(answer.body)["maxQueueIndex"])
+
+    def members_before(self, exchange: Exchange) -> None:
+        """The group of a pull is online with its topic, as its heartbeats had said."""
+        answer, ext, code = exchange.answer, exchange.ext, exchange.request.code
+        if answer is None:
+            return
+        online = code in (11, 361) and answer.code not in (16, 17, 24, 26)
+        online |= code in (38, 203, 345, 321) and answer.code == 0
+        group = ext.get("consumerGroup") or ext.get("group") or ""
+        if not online or not group or group == "TOOLS_CONSUMER" or (code in (11, 361, 345) and "topic" not in ext):
+            return
+        if code == 345 and b'"subscriptionData"' not in answer.body:
+            return
+        topics = [ext["topic"]] if code not in (38, 203) else [names.retry_topic(group)]
+        peer = self.connection(exchange.connection)
+        channel = ClientChannel("golden", peer, "JAVA", 479, self.clock.wall_ms(), self.clock.monotonic())
+        self.broker.groups.find_or_create(group)
+        info = self.broker.sessions.consumer_group(group)
+        if info is None or channel.peer.id not in info.channels:
+            heartbeat = ConsumerHeartbeat(
+                group, ConsumeType.CONSUME_PASSIVELY, MessageModel.CLUSTERING,
+                ConsumeFromWhere.CONSUME_FROM_LAST_OFFSET, None,
+            )  # fmt: skip
+            self.broker.sessions.register_consumer(heartbeat, channel)
+            info = self.broker.sessions.consumer_group(group)
+        assert info is not None
+        for topic in topics:
+            known = info.subscriptions.get(topic)
+            if known is None:
+                expression, kind = ext.get("subscription") or "*", ext.get("expressionType") or "TAG"
+                known = SubscriptionData.from_expression(topic, expression, kind)
+            version = int(ext.get("subVersion") or 0) - (1 if answer.code == 25 else 0)
+            info.subscriptions[topic] = replace(known, sub_version=version)
+
+    def tables_before(self, exchange: Exchange) -> None:
+        answer, ext, code = exchange.answer, exchange.ext, exchange.request.code
+        if answer is None:
+            return
+        if code == 14 and answer.code == 0:
+            self.topic(ext["topic"])
+            self.broker.offsets.commit(ext["consumerGroup"], ext["topic"], int(ext["queueId"]), int(answer.ext["offset"]))
+        if code == 15 and answer.code == 0:
+            self.topic(ext["topic"])
+            self.broker.groups.find_or_create(ext["consumerGroup"])
+        if code in (351, 202, 303) and answer.code == 0:
+            self.topic(ext["topic"], len(loads_lenient(answer.body).get("offsetTable", {})) or 4)
+        if code == 222 and answer.code == 0:
+            self.broker.groups.find_or_create(ext["group"])
+        if code == 315 and answer.code == 0:
+            topic, _, group = ext["statsKey"].partition("@")
+            if group:
+                self.broker.stats.on_get(group, topic, 0, 1, 1)
+            else:
+                self.broker.stats.on_put(topic, 0, 0, 0)
+        if code == 204 and answer.code == 0:
+            channel = ClientChannel("golden", self.connection(exchange.connection), "JAVA", 479, 0, 0.0)
+            self.broker.sessions.register_producer(ext["producerGroup"], channel)
+
+    def translated(self, request: Command) -> Command:
+        """The request with commit log offsets of this store where it has those of the recording."""
+        ext = dict(request.ext)
+        for key in ("offset",) if request.code in (33, 36) else ():
+            ext[key] = str(self.place(int(ext[key]))) if ext.get(key) else ""
+        return Command(request.code, request.opaque, request.flag, request.language, request.version, request.remark,
+                       ext, request.body, request.serialize)  # fmt: skip
+
+    # --- the request itself ------------------------------------------------------------------------------------------
+
+    async def put(self, exchange: Exchange) -> Reply | None:
+        self.set_time(exchange.at_ms)
+        for prepare in (self.offsets_before, self.members_before, self.tables_before):
+            prepare(exchange)
+        peer = self.connection(exchange.connection)
+        peer.late.clear()
+        try:
+            answer: Any = self.broker.handle(peer, self.translated(exchange.request))  # type: ignore[arg-type]
+            reply: Reply | None = answer if answer is None or isinstance(answer, Reply) else await answer
+        except RequestError as error:
+            reply = Reply(error.code, error.remark)
+        if reply is None:
+            answer_pulls(self.broker, self.broker.longpoll.take_all())
+            reply = peer.late[-1] if peer.late else None
+        self.store.index_step()
+        return reply
+
+
+def shape(body: bytes) -> Any:
+    """What must be alike of two bodies: nothing, messages, text, or JSON with the same member names."""
+    if not body:
+        return "nothing"
+    if body[4:8] in (b"\xda\xa3\x20\xa7", b"\xda\xa3\x20\xab"):
+        return "messages"
+    try:
+        content = loads_lenient(body)
+    except ValueError:
+        return "text"
+    return sorted(content) if isinstance(content, dict) else type(content).__name__
+
+
+def difference(recorded: Command, reply: Reply | None) -> str | None:
+    """None if a client could not tell the answers apart, else what it sees."""
+    if reply is None:
+        return "no answer"
+    if reply.code != recorded.code:
+        return f"code {recorded.code} ({recorded.remark}) became {int(reply.code)} ({reply.remark})"
+    if set(reply.ext) != set(recorded.ext):
+        return f"ext {sorted(recorded.ext)} became {sorted(reply.ext)}"
+    if shape(reply.body) != shape(recorded.body):
+        return f"body {shape(recorded.body)} became {shape(reply.body)}"
+    return None
+
+
+def test_answers_are_those_of_apache(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    findings: list[str] = []
+    checked = 0
+
+    async def replay() -> None:
+        nonlocal checked
+        for exchange in exchanges():
+            reply = await stage.put(exchange)
+            if exchange.answer is None:
+                continue
+            found = difference(exchange.answer, reply)
+            checked += 1
+            if found is not None:
+                findings.append(f"{exchange}: {found}")
+
+    try:
+        trio.run(replay)
+    finally:
+        stage.store.close()
+    print(checked)
+    assert not findings, f"{len(findings)} of {checked}:\n" + "\n".join(findings)

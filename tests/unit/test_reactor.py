@@ -1,0 +1,191 @@
+"""The reactor alone: sockets in, frames out. Turns are driven by the test, no thread runs."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from fastmq._reactor import Reactor
+from fastmq.protocol.command import Command, decode_frame, encode_frame
+
+
+class Bench:
+    """A reactor with socket pairs; `step` runs turns until nothing moves."""
+
+    def __init__(self) -> None:
+        self.reactor = Reactor()
+        self.stack = ExitStack()
+
+    def connect(self, service: int = 0) -> tuple[socket.socket, int]:
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        ours.settimeout(5)
+        self.stack.callback(ours.close)
+        return ours, self.reactor.add(theirs.detach(), service)
+
+    def frames(self, count: int) -> list[tuple[int, int, bytes | None]]:
+        """Turns until so many cold items came; more would be seen by the next call."""
+        items: list[tuple[int, int, bytes | None]] = []
+        for _ in range(2000):
+            self.reactor.turn(20)
+            items += self.reactor.take_cold()
+            if len(items) >= count:
+                return items
+        raise AssertionError(f"only {len(items)} of {count} items came: {items}")
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    bench = Bench()
+    yield bench
+    bench.stack.close()
+    bench.reactor.close()
+
+
+def frame(opaque: int, body: bytes = b"") -> bytes:
+    return encode_frame(Command(34, opaque=opaque, body=body))
+
+
+def test_frames_arrive_whole_with_their_connection_and_service(bench: Bench) -> None:
+    one, one_id = bench.connect(service=2)
+    two, two_id = bench.connect(service=7)
+    one.sendall(frame(1, b"a") + frame(2, b"b"))
+    two.sendall(frame(3))
+    items = bench.frames(3)
+    assert [(c, s, f) for c, s, f in items if c == one_id] == [(one_id, 2, frame(1, b"a")), (one_id, 2, frame(2, b"b"))]
+    assert [(c, s, f) for c, s, f in items if c == two_id] == [(two_id, 7, frame(3))]
+
+
+def test_a_frame_that_comes_byte_by_byte(bench: Bench) -> None:
+    sock, connection = bench.connect()
+    whole = frame(1, b"slow") + frame(2)
+    for i in range(len(whole)):
+        sock.sendall(whole[i : i + 1])
+        bench.reactor.turn(100)
+    assert [f for _, _, f in bench.reactor.take_cold()] == [frame(1, b"slow"), frame(2)]
+    assert connection
+
+
+@pytest.mark.parametrize("size", [1, 100_000, 262_100, 262_144, 300_000, 524_288, 4 << 20])
+def test_frames_of_every_size_next_to_small_ones(bench: Bench, size: int) -> None:
+    sock, _ = bench.connect()
+    sock.setblocking(False)
+    data = frame(1) + frame(2, bytes(size)) + frame(3)
+    sent = 0
+    items: list[bytes | None] = []
+    while len(items) < 3:
+        if sent < len(data):
+            try:
+                sent += sock.send(data[sent:])
+            except BlockingIOError:
+                pass
+        bench.reactor.turn(10)
+        items += [f for _, _, f in bench.reactor.take_cold()]
+    assert items == [frame(1), frame(2, bytes(size)), frame(3)]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        struct.pack(">II", 16 << 20, 10),  # larger than a frame may be
+        struct.pack(">iI", -5, 10),
+        struct.pack(">II", 3, 0),
+        struct.pack(">II", 20, 17),  # header longer than the frame
+        struct.pack(">II", 20, (2 << 24) | 10),  # no such serialize type
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS
+    ],
+)
+def test_what_is_no_frame_closes_its_connection_and_no_other(bench: Bench, bad: bytes) -> None:
+    good, good_id = bench.connect()
+    evil, evil_id = bench.connect()
+    evil.sendall(frame(1) + bad)
+    items = bench.frames(2)
+    assert items == [(evil_id, 0, frame(1)), (evil_id, 0, None)]
+    assert evil.recv(1) == b""
+    good.sendall(frame(2))
+    assert bench.frames(1) == [(good_id, 0, frame(2))]
+
+
+def test_the_end_of_a_connection_comes_after_its_frames(bench: Bench) -> None:
+    sock, connection = bench.connect()
+    sock.sendall(frame(1))
+    sock.close()
+    assert bench.frames(2) == [(connection, 0, frame(1)), (connection, 0, None)]
+    assert not bench.reactor.send(connection, frame(1))
+    assert bench.reactor.connections() == []
+
+
+def test_answers_that_the_socket_does_not_take_at_once_arrive_whole(bench: Bench) -> None:
+    sock, connection = bench.connect()
+    answer = frame(1, bytes(range(256)) * 8192)
+    assert bench.reactor.send(connection, answer)
+    received = b""
+    while len(received) < len(answer):
+        received += sock.recv(1 << 16)
+        bench.reactor.turn(0)
+    assert received == answer
+
+
+def test_a_reader_that_never_reads_is_cut_off_at_the_bound() -> None:
+    reactor = Reactor(max_output_bytes=1 << 20)
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    connection = reactor.add(theirs.detach(), 0)
+    sent = 0
+    while reactor.send(connection, bytes(65536)):
+        sent += 65536
+        assert sent < 8 << 20, "the bound did not hold"
+    assert reactor.take_cold() == [(connection, 0, None)]
+    ours.close()
+    reactor.close()
+
+
+def test_a_closed_connection_first_gets_what_was_queued(bench: Bench) -> None:
+    sock, connection = bench.connect()
+    answer = frame(1, bytes(2 << 20))
+    bench.reactor.send(connection, answer)
+    bench.reactor.close_connection(connection)
+    received = b""
+    while chunk := sock.recv(1 << 16):
+        received += chunk
+        bench.reactor.turn(0)
+    assert received == answer
+
+
+def test_ids_are_not_reused_for_the_next_connection_in_a_slot(bench: Bench) -> None:
+    first, first_id = bench.connect()
+    first.close()
+    bench.frames(1)
+    second, second_id = bench.connect()
+    assert first_id != second_id
+    assert not bench.reactor.send(first_id, frame(9))
+    assert bench.reactor.send(second_id, frame(9))
+    assert decode_frame(second.recv(4096)).opaque == 9
+
+
+def test_a_flood_of_connections(bench: Bench) -> None:
+    pairs = [bench.connect() for _ in range(300)]
+    for number, (sock, _) in enumerate(pairs):
+        sock.sendall(frame(number))
+    items = bench.frames(300)
+    assert {(c, decode_frame(f).opaque) for c, _, f in items if f} == {
+        (connection, number) for number, (_, connection) in enumerate(pairs)
+    }
+
+
+def test_use_after_close() -> None:
+    reactor = Reactor()
+    ours, theirs = socket.socketpair()
+    connection = reactor.add(theirs.detach(), 0)
+    reactor.close()
+    reactor.close()
+    assert ours.recv(1) == b""
+    assert not reactor.send(connection, frame(1))
+    with pytest.raises(OSError, match="cannot be added"):
+        reactor.add(ours.fileno(), 0)
+    ours.close()
