@@ -238,6 +238,13 @@ class BrokerConfig(_Config):
     admin_from_loopback_only: bool = _setting(
         "adminFromLoopbackOnly", True, "take dangerous admin commands from this machine only", own=True
     )
+    file_reserved_bytes: int = _setting(
+        "fileReservedBytes",
+        0,
+        "largest commit log; older files are deleted above it; 0: no limit",
+        (0, 1 << 62),
+        own=True,
+    )
     allocate_step_bytes: int = _setting(
         "allocateStepBytes",
         limits.ALLOCATE_STEP_BYTES,
@@ -532,7 +539,7 @@ class BrokerConfig(_Config):
     write_without_mmap: bool = _kept("writeWithoutMmap", False)
     pull_batch_max_message_count: int = _kept("pullBatchMaxMessageCount", 160)
     rocketmq_home: str = _kept("rocketmqHome", "")
-    broker_config_path: str = _kept("brokerConfigPath", "")
+    broker_config_path: str = _setting("brokerConfigPath", "", "the file that updates at run time are written to")
 
     def __post_init__(self) -> None:
         put = object.__setattr__

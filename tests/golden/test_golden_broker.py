@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pytest
 import trio
 
 from fastmq._store import Store
@@ -29,15 +28,25 @@ from fastmq.net.server import Reply
 from fastmq.protocol import names
 from fastmq.protocol.bodies import (
     ConsumeFromWhere,
+    ConsumerStatusBody,
     ConsumeType,
     MessageModel,
     SubscriptionData,
     TopicConfig,
+    dumps,
     loads_lenient,
+    queue_map,
 )
 from fastmq.protocol.command import Command, decode_frame
 from fastmq.protocol.fields import parse_int32
-from fastmq.protocol.message import StoredMessage, decode_messages, parse_message_id
+from fastmq.protocol.message import (
+    PROPERTY_MESSAGE_REPLY_TO_CLIENT,
+    StoredMessage,
+    decode_messages,
+    decode_properties,
+    offset_message_id,
+    parse_message_id,
+)
 
 FOLDER = Path(__file__).parent / "frames"
 FILES = ("send", "pull", "offset", "query", "retry", "client", "admin", "notify")
@@ -83,12 +92,53 @@ def exchanges() -> list[Exchange]:
 
 # --- what differs on purpose -----------------------------------------------------------------------------------------
 
-DEVIATIONS: dict[str, str] = {}
-SKIPPED: dict[str, str] = {}
+
+@dataclass(frozen=True)
+class Deviation:
+    """Why some answers differ: those to requests of `code` which the recorded answer and ours tell apart like this."""
+
+    reason: str
+    codes: tuple[int, ...]
+    recorded: tuple[int, ...]
+    ours: int
+    remark: str = ""  # in our answer's remark
+    note: str = ""  # in the note of the recording
+
+    def covers(self, exchange: Exchange, reply: Reply | None) -> bool:
+        return (
+            reply is not None
+            and exchange.answer is not None
+            and exchange.request.code in self.codes
+            and exchange.answer.code in self.recorded
+            and int(reply.code) == self.ours
+            and self.remark in (reply.remark or "")
+            and self.note in exchange.note
+        )
+
+
+DEVIATIONS = (
+    Deviation("transactional messages are not built", (10, 310), (0,), 16, remark="transaction messages"),
+    Deviation("messages delayed by time are not built", (310,), (0, 13), 1, remark="timer messages"),
+    Deviation("so nothing can be recalled", (370,), (0,), 16, remark="recall failed"),
+    Deviation("SQL92 filters are not built", (11, 361), (0, 19, 20, 21, 23, 25, 27, 28), 1, remark="SQL92"),
+    Deviation("SQL92 filters are not built", (46,), (0, 23), 1, remark="SQL92"),
+    Deviation("a new group on an empty queue begins at 0 and misses nothing (as brokers up to 4.9)", (14,), (22,), 0),
+    Deviation("a send without a body is refused with a reason, Apache fails on it", (310,), (1,), 13, note="no body"),
+    Deviation("a consumer group without a name does not exist", (36,), (0,), 26, note="unknown group"),
+    Deviation("there is no timer wheel", (60,), (0,), 1, remark="no timer wheel"),
+)
+
+# Answers that rest on something the recordings do not hold.
+NOT_REPRODUCIBLE = {
+    ("pull", 144): "the SQL92 filter that left the messages out was in a heartbeat",
+    ("pull", 145): "the SQL92 filter that left the messages out was in a heartbeat",
+    ("retry", 8): "no recorded answer holds the message that is sent back",
+    ("retry", 12): "no recorded answer holds the message that is sent back",
+}
 
 
 class Connection:
-    """A client's connection: takes what the broker sends, answers nothing."""
+    """A client's connection: takes what the broker sends, and answers what the client in the recording did."""
 
     def __init__(self, number: int) -> None:
         self.id = number
@@ -96,6 +146,7 @@ class Connection:
         self.service = 0
         self.local = self.alive = True
         self.late: list[Reply] = []
+        self.answer: Command | None = None  # what the client answers to a request of the broker
 
     def send(self, command: Command) -> bool:
         return True
@@ -104,7 +155,9 @@ class Connection:
         self.late.append(reply)
 
     async def call(self, command: Command, timeout_s: float) -> Command:
-        raise TimeoutError(f"no answer within {timeout_s} s")
+        if self.answer is None:
+            raise TimeoutError(f"no answer within {timeout_s} s")
+        return self.answer
 
     def close(self) -> None: ...
 
@@ -125,6 +178,7 @@ class Stage:
         )  # fmt: skip
         self.broker = Broker(config, self.store, self.clock)
         self.connections: dict[int, Connection] = {}
+        self.numbers: dict[tuple[str, str], int] = {}
         self.known = self._messages()
 
     def _messages(self) -> dict[tuple[str, int, int], StoredMessage]:
@@ -181,8 +235,9 @@ class Stage:
         code = exchange.request.code
         if not topic or queue_id < 0 or names.validate_topic(topic) is not None:
             return
-        if code in (11, 361) and "maxOffset" in answer.ext:
+        if code in (11, 361):
             self.topic(topic)
+        if code in (11, 361) and "maxOffset" in answer.ext:
             self.fill(topic, queue_id, int(answer.ext["maxOffset"]))
         elif code == 30 and answer.code == 0:
             self.fill(topic, queue_id, int(answer.ext["offset"]))
@@ -200,37 +255,62 @@ class Stage:
             self.fill(topic, queue_id, loads_lenient(answer.body)["maxQueueIndex"])
 
     def members_before(self, exchange: Exchange) -> None:
-        """The group of a pull is online with its topic, as its heartbeats had said."""
+        """Who had sent heartbeats, and what for, as far as the answer tells."""
         answer, ext, code = exchange.answer, exchange.ext, exchange.request.code
         if answer is None:
             return
-        online = code in (11, 361) and answer.code not in (16, 17, 24, 26)
-        online |= code in (38, 203, 345, 321) and answer.code == 0
         group = ext.get("consumerGroup") or ext.get("group") or ""
-        if not online or not group or group == "TOOLS_CONSUMER" or (code in (11, 361, 345) and "topic" not in ext):
+        if (code, answer.code) in ((203, 206), (38, 1)):
+            info = self.broker.sessions.consumer_group(group)
+            for connection in list(info.channels) if info is not None else ():
+                self.broker.sessions.unregister(connection, consumer_group=group)
             return
-        if code == 345 and b'"subscriptionData"' not in answer.body:
+        online = code in (11, 361) and answer.code not in (16, 17, 24, 26)
+        online |= code in (38, 203, 345, 321, 222) and answer.code == 0
+        online |= code in (307, 309) and answer.code == 0
+        if code == 223 and answer.code == 0:
+            for client_id, table in loads_lenient(answer.body)["consumerTable"].items():
+                status = ConsumerStatusBody(message_queue_table=queue_map(table))
+                self.client(group, client_id).answer = Command(221).reply(0, None, None, dumps(status))
+        if not online or not group or group == "TOOLS_CONSUMER":
             return
-        topics = [ext["topic"]] if code not in (38, 203) else [names.retry_topic(group)]
-        peer = self.connection(exchange.connection)
-        channel = ClientChannel("golden", peer, "JAVA", 479, self.clock.wall_ms(), self.clock.monotonic())
+        if code in (307, 309):
+            self.client(group, ext["clientId"]).answer = answer
+            return
+        self.join(group, self.connection(exchange.connection), "golden")
+        info = self.broker.sessions.consumer_group(group)
+        assert info is not None
+        topic = ext.get("topic")
+        if topic is None or (code == 345 and b'"subscriptionData"' not in answer.body):
+            return
+        known = info.subscriptions.get(topic)
+        if known is None:
+            expression, kind = ext.get("subscription") or "*", ext.get("expressionType") or "TAG"
+            known = SubscriptionData.from_expression(topic, expression, kind)
+        version = int(ext.get("subVersion") or 0) - (1 if answer.code == 25 else 0)
+        info.subscriptions[topic] = replace(known, sub_version=version)
+
+    def client(self, group: str, client_id: str) -> Connection:
+        """The connection of a consumer that is online."""
+        number = self.numbers.setdefault((group, client_id), 10_000 + len(self.numbers))
+        self.join(group, self.connection(number), client_id)
+        return self.connection(number)
+
+    def join(self, group: str, client: Connection, client_id: str) -> None:
+        """A consumer is online, if it is not yet."""
         self.broker.groups.find_or_create(group)
         info = self.broker.sessions.consumer_group(group)
-        if info is None or channel.peer.id not in info.channels:
-            heartbeat = ConsumerHeartbeat(
-                group, ConsumeType.CONSUME_PASSIVELY, MessageModel.CLUSTERING,
-                ConsumeFromWhere.CONSUME_FROM_LAST_OFFSET, None,
-            )  # fmt: skip
-            self.broker.sessions.register_consumer(heartbeat, channel)
-            info = self.broker.sessions.consumer_group(group)
-        assert info is not None
-        for topic in topics:
-            known = info.subscriptions.get(topic)
-            if known is None:
-                expression, kind = ext.get("subscription") or "*", ext.get("expressionType") or "TAG"
-                known = SubscriptionData.from_expression(topic, expression, kind)
-            version = int(ext.get("subVersion") or 0) - (1 if answer.code == 25 else 0)
-            info.subscriptions[topic] = replace(known, sub_version=version)
+        if info is not None and client.id in info.channels:
+            return
+        channel = ClientChannel(client_id, client, "JAVA", 479, self.clock.wall_ms(), self.clock.monotonic())
+        heartbeat = ConsumerHeartbeat(
+            group,
+            ConsumeType.CONSUME_PASSIVELY,
+            MessageModel.CLUSTERING,
+            ConsumeFromWhere.CONSUME_FROM_LAST_OFFSET,
+            None,
+        )
+        self.broker.sessions.register_consumer(heartbeat, channel)
 
     def tables_before(self, exchange: Exchange) -> None:
         answer, ext, code = exchange.answer, exchange.ext, exchange.request.code
@@ -238,7 +318,8 @@ class Stage:
             return
         if code == 14 and answer.code == 0:
             self.topic(ext["topic"])
-            self.broker.offsets.commit(ext["consumerGroup"], ext["topic"], int(ext["queueId"]), int(answer.ext["offset"]))
+            offset = int(answer.ext["offset"])
+            self.broker.offsets.commit(ext["consumerGroup"], ext["topic"], int(ext["queueId"]), offset)
         if code == 15 and answer.code == 0:
             self.topic(ext["topic"])
             self.broker.groups.find_or_create(ext["consumerGroup"])
@@ -246,12 +327,24 @@ class Stage:
             self.topic(ext["topic"], len(loads_lenient(answer.body).get("offsetTable", {})) or 4)
         if code == 222 and answer.code == 0:
             self.broker.groups.find_or_create(ext["group"])
+            for queue, offset in queue_map(loads_lenient(answer.body)["offsetTable"]).items():
+                self.topic(queue.topic)
+                self.broker.offsets.commit(ext["group"], queue.topic, queue.queue_id, offset)
         if code == 315 and answer.code == 0:
             topic, _, group = ext["statsKey"].partition("@")
             if group:
                 self.broker.stats.on_get(group, topic, 0, 1, 1)
             else:
                 self.broker.stats.on_put(topic, 0, 0, 0)
+        if code in (11, 361) and answer.code == 21 and answer.remark == "OFFSET_RESET":
+            offset = int(answer.ext["nextBeginOffset"])
+            self.broker.offsets.assign_reset(ext["consumerGroup"], ext["topic"], int(ext["queueId"]), offset)
+        if code in (324, 325) and answer.code == 0:
+            client_id = decode_properties(ext.get("i") or ext["properties"])[PROPERTY_MESSAGE_REPLY_TO_CLIENT]
+            requester = self.connection(20_000 + exchange.connection)
+            requester.answer = Command(326).reply()
+            channel = ClientChannel(client_id, requester, "JAVA", 479, 0, self.clock.monotonic())
+            self.broker.sessions.register_producer("requester", channel)
         if code == 204 and answer.code == 0:
             channel = ClientChannel("golden", self.connection(exchange.connection), "JAVA", 479, 0, 0.0)
             self.broker.sessions.register_producer(ext["producerGroup"], channel)
@@ -259,8 +352,11 @@ class Stage:
     def translated(self, request: Command) -> Command:
         """The request with commit log offsets of this store where it has those of the recording."""
         ext = dict(request.ext)
-        for key in ("offset",) if request.code in (33, 36) else ():
-            ext[key] = str(self.place(int(ext[key]))) if ext.get(key) else ""
+        if request.code in (33, 36) and ext.get("offset"):
+            ext["offset"] = str(self.place(int(ext["offset"])))
+        if request.code == 309 and ext.get("msgId"):
+            host, port, log_offset = parse_message_id(ext["msgId"])
+            ext["msgId"] = offset_message_id(host, port, self.place(log_offset))
         return Command(request.code, request.opaque, request.flag, request.language, request.version, request.remark,
                        ext, request.body, request.serialize)  # fmt: skip
 
@@ -311,24 +407,31 @@ def difference(recorded: Command, reply: Reply | None) -> str | None:
 
 
 def test_answers_are_those_of_apache(tmp_path: Path) -> None:
+    """Deviations are named above; one that covers nothing any more has to go."""
     stage = Stage(tmp_path)
     findings: list[str] = []
-    checked = 0
+    seen: set[Deviation] = set()
+    alike = 0
 
     async def replay() -> None:
-        nonlocal checked
+        nonlocal alike
         for exchange in exchanges():
             reply = await stage.put(exchange)
-            if exchange.answer is None:
+            if exchange.answer is None or (exchange.file, exchange.number) in NOT_REPRODUCIBLE:
                 continue
             found = difference(exchange.answer, reply)
-            checked += 1
-            if found is not None:
+            deviation = next((one for one in DEVIATIONS if one.covers(exchange, reply)), None)
+            if found is None:
+                alike += 1
+            elif deviation is None:
                 findings.append(f"{exchange}: {found}")
+            else:
+                seen.add(deviation)
 
     try:
         trio.run(replay)
     finally:
         stage.store.close()
-    print(checked)
-    assert not findings, f"{len(findings)} of {checked}:\n" + "\n".join(findings)
+    assert not findings, f"{len(findings)} answers differ:\n" + "\n".join(findings)
+    assert alike > 600
+    assert not set(DEVIATIONS) - seen

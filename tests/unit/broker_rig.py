@@ -111,7 +111,13 @@ class Rig:
         return Command(code, opaque=self.opaque, ext=fields, body=payload, **facts)
 
     def ask(
-        self, code: int, ext: dict[str, Any] | None = None, body: Any = b"", *, peer: FakePeer | None = None, **facts: Any
+        self,
+        code: int,
+        ext: dict[str, Any] | None = None,
+        body: Any = b"",
+        *,
+        peer: FakePeer | None = None,
+        **facts: Any,
     ) -> Any:
         """What a handler gives back; a RequestError as the reply that the server would make of it."""
         from fastmq.errors import RequestError
@@ -121,12 +127,25 @@ class Rig:
         except RequestError as error:
             return Reply(error.code, error.remark)
 
-    def send(self, topic: str = "topic-a", body: bytes = b"hello", *, queue: int = 0, properties: str = "", **more: Any) -> Any:
+    def send(
+        self, topic: str = "topic-a", body: bytes = b"hello", *, queue: int = 0, properties: str = "", **more: Any
+    ) -> Any:
         """A SEND_MESSAGE_V2 and its answer."""
         peer = more.pop("peer", None)
         version = more.pop("version", 479)
         code = more.pop("code", RequestCode.SEND_MESSAGE_V2)
-        ext = {"a": "pg", "b": topic, "c": "TBW102", "d": 4, "e": queue, "f": 0, "g": 1234, "h": 0, "i": properties, **more}
+        ext = {
+            "a": "pg",
+            "b": topic,
+            "c": "TBW102",
+            "d": 4,
+            "e": queue,
+            "f": 0,
+            "g": 1234,
+            "h": 0,
+            "i": properties,
+            **more,
+        }
         return self.ask(code, ext, body, peer=peer, version=version)
 
     def pull(self, topic: str = "topic-a", *, queue: int = 0, offset: int = 0, group: str = "cg", **more: Any) -> Any:
@@ -175,7 +194,9 @@ class Rig:
         answer_pulls(self.broker, self.broker.longpoll.take_due(self.clock.monotonic()))
 
 
-def consumer(group: str = "cg", topics: dict[str, str] | None = None, *, version: int = 1, **more: Any) -> dict[str, Any]:
+def consumer(
+    group: str = "cg", topics: dict[str, str] | None = None, *, version: int = 1, **more: Any
+) -> dict[str, Any]:
     """A consumer group of a heartbeat: topics with their filters."""
     return {
         "groupName": group,

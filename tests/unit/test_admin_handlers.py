@@ -186,7 +186,10 @@ class MemoryBroker:
         self.offsets = ConsumerOffsetTable(None, config=lambda: self.config, wall_ms=self.clock.wall_ms)
         self.sessions = ClientSessions()
         self.stats = BrokerStats(
-            "DefaultCluster", self.clock.wall_ms, queue_ends=self.store.queues, log_end=lambda: self.store.written_offset
+            "DefaultCluster",
+            self.clock.wall_ms,
+            queue_ends=self.store.queues,
+            log_end=lambda: self.store.written_offset,
         )
         self.registrar = NoRegistrar()
         self.delay = Delay()
@@ -206,7 +209,9 @@ class MemoryBroker:
     def add_topic(self, name: str, queues: int = 2, **more: Any) -> None:
         self.topics.put(TopicConfig(topic_name=name, read_queue_nums=queues, write_queue_nums=queues, **more))
 
-    def connect(self, group_name: str, client_id: str, *topics: str, version: int = 479, language: str = "JAVA") -> Client:
+    def connect(
+        self, group_name: str, client_id: str, *topics: str, version: int = 479, language: str = "JAVA"
+    ) -> Client:
         """A consumer of topics; without topics a producer."""
         self._clients += 1
         client = Client(self._clients)
@@ -222,7 +227,12 @@ class MemoryBroker:
         return client
 
     def request(
-        self, code: RequestCode, ext: Mapping[str, Any] | None = None, body: object = b"", *, local: bool = True,
+        self,
+        code: RequestCode,
+        ext: Mapping[str, Any] | None = None,
+        body: object = b"",
+        *,
+        local: bool = True,
         language: str = "JAVA",
     ) -> Reply:
         """What a tool is answered."""
@@ -320,6 +330,19 @@ def test_update_config_is_kept_in_the_file(tmp_path: Path) -> None:
     assert path.read_text() == "# mine\nfileReservedTime=24\nbrokerName=broker-a\ndeleteWhen=05\n"
 
 
+def test_what_is_read_at_start_goes_to_the_file_only(tmp_path: Path) -> None:
+    path = tmp_path / "broker.conf"
+    path.write_text("listenPort=10911\n")
+    broker = MemoryBroker(tmp_path, broker_config_path=str(path))
+    assert broker.request(RequestCode.UPDATE_BROKER_CONFIG, body=b"listenPort=20911\ntraceOn=false\n").code == 0
+    assert broker.config.listen_port == 10911, "it would register an address it does not listen on"
+    assert broker.config.trace_on is False
+    assert path.read_text() == "listenPort=20911\ntraceOn=false\n"
+    assert broker.request(RequestCode.UPDATE_BROKER_CONFIG, body=b"listenPort=x\n").code == 29
+    without_file = MemoryBroker()
+    assert without_file.request(RequestCode.UPDATE_BROKER_CONFIG, body=b"listenPort=20911\n").code == 29
+
+
 def test_config_version_changes_with_the_settings(broker: MemoryBroker) -> None:
     before = broker.request(RequestCode.GET_BROKER_CONFIG).ext["version"]
     assert broker.request(RequestCode.GET_BROKER_CONFIG).ext["version"] == before
@@ -361,8 +384,8 @@ def test_every_queue_is_assigned_exactly_once(queues: int, clients: int) -> None
 
 
 def assignment(broker: MemoryBroker, client: str, **more: str) -> Any:
-    body = {"topic": "t", "consumerGroup": "g", "clientId": client, "strategyName": "AVG", "messageModel": "CLUSTERING"}
-    return broker.json(RequestCode.QUERY_ASSIGNMENT, body={**body, **more})
+    body = {"topic": "t", "consumerGroup": "g", "clientId": client, "messageModel": "CLUSTERING"}
+    return broker.json(RequestCode.QUERY_ASSIGNMENT, body={**body, "strategyName": "AVG", **more})
 
 
 def test_query_assignment(broker: MemoryBroker) -> None:
@@ -381,7 +404,7 @@ def test_query_assignment(broker: MemoryBroker) -> None:
     assert len(everything) == 4
 
 
-def test_query_assignment_counts_the_queues_of_other_brokers(broker: MemoryBroker) -> None:
+def test_query_assignment_counts_queues_of_other_brokers(broker: MemoryBroker) -> None:
     broker.add_topic("t", 1)
     broker.connect("g", "c1", "t")
     queue = {"brokerName": "", "perm": 6, "readQueueNums": 2, "topicSysFlag": 0, "writeQueueNums": 2}
@@ -404,7 +427,7 @@ def test_pop_mode_is_refused_clearly(broker: MemoryBroker) -> None:
     assert broker.json(RequestCode.GET_ALL_MESSAGE_REQUEST_MODE) == {"messageRequestModeMap": {}}
 
 
-# --- the rest ----------------------------------------------------------------------------------------------------------
+# --- the rest ---------------------------------------------------------------------------------------------------------
 
 
 def test_runtime_info(tmp_path: Path) -> None:

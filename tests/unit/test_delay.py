@@ -155,19 +155,29 @@ def test_an_offset_beyond_the_queue_is_brought_back(rig):
 def test_a_file_that_makes_no_sense_stops_the_start(rig, table):
     path = str(rig.folder / "delayOffset.json")
     save_json(path, f'{{"offsetTable":{table}}}')
-    with pytest.raises(StoreError, match="delayOffset.json"):
+    with pytest.raises(StoreError, match="delayOffset"):
         DelayDelivery(path, store=rig.store, levels_ms=(1000,), clock=rig.clock)
 
 
-def test_what_has_no_real_topic_is_passed_over(rig):
-    rig.store.put("SCHEDULE_TOPIC_XXXX", 0, b"x", b"DELAY\x011\x02")
-    rig.store.put("SCHEDULE_TOPIC_XXXX", 0, b"x", b"DELAY\x011\x02REAL_TOPIC\x01t\x02REAL_QID\x01-1\x02")
-    rig.store.put("SCHEDULE_TOPIC_XXXX", 0, b"x", b"DELAY\x011\x02REAL_TOPIC\x01RMQ_SYS_TRANS_HALF_TOPIC\x02REAL_QID\x010\x02")
+@pytest.mark.parametrize(
+    "properties",
+    [
+        b"",
+        b"REAL_TOPIC\x01t\x02REAL_QID\x01-1\x02",
+        b"REAL_TOPIC\x01t\x02REAL_QID\x01nine\x02",
+        b"REAL_TOPIC\x01t\x02REAL_QID\x012000000000\x02",
+        b"REAL_TOPIC\x01../t\x02REAL_QID\x010\x02",
+        b"REAL_TOPIC\x01RMQ_SYS_TRANS_HALF_TOPIC\x02REAL_QID\x010\x02",
+    ],
+)
+def test_what_can_go_nowhere_is_passed_over(rig, properties):
+    rig.store.put("SCHEDULE_TOPIC_XXXX", 0, b"x", b"DELAY\x011\x02" + properties)
     rig.send(properties="DELAY\x011\x02")
     rig.clock.advance_ms(1000)
     due(rig)
     assert rig.count("topic-a") == 1
     assert rig.count("RMQ_SYS_TRANS_HALF_TOPIC") == 0
+    assert rig.broker.delay.offsets() == {1: 2}
 
 
 class TrioClock:

@@ -133,5 +133,5 @@ def test_a_file_of_rocketmq_is_read(groups):
 )
 def test_a_file_that_makes_no_sense_stops_the_start(groups, content):
     save_json(groups.path, content)
-    with pytest.raises(StoreError, match="subscriptionGroup.json"):
+    with pytest.raises(StoreError, match="subscriptionGroup"):
         groups.open()

@@ -130,9 +130,7 @@ def test_the_number_of_pulls_is_bounded(queues):
 
 
 def test_many_pulls_that_come_and_go_leave_nothing_behind(table, queues):
-    end = 0
-    for _ in range(1000):
+    for end in range(1000):
         assert table.hold(pull(end, deadline=1e9))
-        end += 1
-        assert len(queues.move(table, end)) == 1
+        assert len(queues.move(table, end + 1)) == 1
     assert len(table._deadlines) < 200

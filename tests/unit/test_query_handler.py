@@ -86,9 +86,7 @@ def test_by_offset_in_the_log(broker: MemoryBroker) -> None:
 
 
 def queue(broker: MemoryBroker, **ext: object) -> Reply:
-    return broker.request(
-        RequestCode.QUERY_CONSUME_QUEUE, {"topic": "t", "queueId": 0, "index": 0, "count": 10, **ext}
-    )
+    return broker.request(RequestCode.QUERY_CONSUME_QUEUE, {"topic": "t", "queueId": 0, "index": 0, "count": 10, **ext})
 
 
 def test_queue_entries(broker: MemoryBroker) -> None:

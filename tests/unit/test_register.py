@@ -135,6 +135,18 @@ def test_registers_everywhere_then_repeats_then_unregisters() -> None:
         }  # fmt: skip
 
 
+def test_nothing_is_registered_after_it_has_left() -> None:
+    world = World()
+
+    async def scenario() -> None:
+        await world.registrar.unregister()
+        world.registrar.changed()
+        await trio.sleep(60)
+
+    world.play(scenario)
+    assert world.servers[A].codes() == [103, 104]
+
+
 def test_what_is_sent() -> None:
     world = World()
 

@@ -168,7 +168,8 @@ def test_consume_directly_brings_the_message(broker: MemoryBroker) -> None:
 
 
 def status_answer(offset: int) -> Any:
-    text = '{"consumerTable":{},"messageQueueTable":{{"brokerName":"broker-a","queueId":0,"topic":"t"}:%d}}' % offset
+    queue = '{"brokerName":"broker-a","queueId":0,"topic":"t"}'
+    text = f'{{"consumerTable":{{}},"messageQueueTable":{{{queue}:{offset}}}}}'
 
     def answer(request: Command) -> Command:
         return request.reply(0, None, {}, text.encode())

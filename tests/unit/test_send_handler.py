@@ -1,7 +1,5 @@
 """Sends: every check with RocketMQ's code, what is stored, what is answered."""
 
-import dataclasses
-
 import pytest
 import trio
 
@@ -42,8 +40,9 @@ class TestPlain:
 
     def test_the_long_form_is_the_same(self, rig):
         ext = {
-            "producerGroup": "pg", "topic": "topic-a", "defaultTopic": "TBW102", "defaultTopicQueueNums": 4, "queueId": 0,
-            "sysFlag": 1, "bornTimestamp": 5, "flag": 9, "properties": "KEYS\x01k\x02", "reconsumeTimes": 2,
+            "producerGroup": "pg", "topic": "topic-a", "defaultTopic": "TBW102", "defaultTopicQueueNums": 4,
+            "queueId": 0, "sysFlag": 1, "bornTimestamp": 5, "flag": 9, "properties": "KEYS\x01k\x02",
+            "reconsumeTimes": 2,
         }  # fmt: skip
         assert rig.ask(RequestCode.SEND_MESSAGE, ext, b"x").code == 0
         message = rig.stored("topic-a")
@@ -52,7 +51,10 @@ class TestPlain:
     @pytest.mark.parametrize(
         ("sent", "stored"),
         [
-            ("UNIQ_KEY\x01U\x02", "UNIQ_KEY\x01U\x02MSG_REGION\x01DefaultRegion\x02TRACE_ON\x01true\x02CLUSTER\x01c\x02"),
+            (
+                "UNIQ_KEY\x01U\x02",
+                "UNIQ_KEY\x01U\x02MSG_REGION\x01DefaultRegion\x02TRACE_ON\x01true\x02CLUSTER\x01c\x02",
+            ),
             (
                 "a\x01b\x02UNIQ_KEY\x01U\x02WAIT\x01true",
                 "a\x01b\x02UNIQ_KEY\x01U\x02WAIT\x01true\x02MSG_REGION\x01DefaultRegion\x02TRACE_ON\x01true\x02CLUSTER\x01c\x02",
@@ -90,6 +92,17 @@ class TestPlain:
         rig.send(properties="TAGS\x01TagA\x02")
         ((_, _, code),) = rig.store.queue_entries("topic-a", 0, 0, 1)
         assert code == 2598919
+
+    @pytest.mark.parametrize("host", ["fe80::1", "fe80::1%eth0"])
+    def test_senders_may_come_by_ipv6(self, rig, host):
+        assert rig.send(peer=FakePeer(3, host=host)).code == 0
+        assert rig.stored("topic-a").born_host == ("fe80::1", 50_003)
+
+    @pytest.mark.parametrize("facts", [{"h": -1, "j": -1, "g": -1}, {"h": -(2**31), "j": 2**31 - 1, "g": 2**63 - 1}])
+    def test_any_number_that_fits_is_kept(self, rig, facts):
+        rig.send(**facts)
+        message = rig.stored("topic-a")
+        assert {"h": message.flag, "j": message.reconsume_times, "g": message.born_timestamp} == facts
 
     def test_a_multi_tag_topic_marks_its_messages(self, rig):
         rig.broker.topics.put(TopicConfig(topic_name="multi", topic_filter_type="MULTI_TAG"))
@@ -146,8 +159,9 @@ class TestTopics:
         reply = rig.send("topic-a", queue=77)
         assert refused(reply, 29, "")
         assert reply.remark == (
-            "request queueId[77] is illegal, TopicConfig [topicName=topic-a, readQueueNums=4, writeQueueNums=4, perm=RW-, "
-            "topicFilterType=SINGLE_TAG, topicSysFlag=0, order=false, attributes={}] Producer: 127.0.0.1:50001"
+            "request queueId[77] is illegal, TopicConfig [topicName=topic-a, readQueueNums=4, writeQueueNums=4, "
+            "perm=RW-, topicFilterType=SINGLE_TAG, topicSysFlag=0, order=false, attributes={}] "
+            "Producer: 127.0.0.1:50001"
         )
 
     def test_queues_that_are_still_read_are_still_written(self, rig):
@@ -494,4 +508,3 @@ def test_every_failure_of_the_store_has_an_answer():
 
     statuses = {value for name, value in vars(_store).items() if name.startswith("ST_")}
     assert statuses - {_store.ST_OK, _store.ST_NEED_COMMIT} == set(store_failures(BrokerConfig()))
-    assert dataclasses.is_dataclass(BrokerConfig)

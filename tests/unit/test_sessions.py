@@ -14,7 +14,9 @@ class Sessions(ClientSessions):
         super().__init__(lambda group, channels: self.told.append((group, [c.client_id for c in channels])))
         self.told = []
 
-    def beat(self, peer, group="g", topics=("t",), *, version=1, now=0.0, client=None, fingerprint=0, model="CLUSTERING"):
+    def beat(
+        self, peer, group="g", topics=("t",), *, version=1, now=0.0, client=None, fingerprint=0, model="CLUSTERING"
+    ):
         heartbeat = ConsumerHeartbeat(
             group=group,
             consume_type=ConsumeType.CONSUME_PASSIVELY,

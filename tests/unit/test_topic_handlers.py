@@ -87,7 +87,8 @@ def test_attributes_of_a_topic_can_be_changed_and_removed(broker: MemoryBroker) 
 
 
 def test_topic_list_is_all_or_nothing(broker: MemoryBroker) -> None:
-    good = {"topicName": "a", "readQueueNums": 1, "writeQueueNums": 1, "perm": 6, "attributes": {"+message.type": "FIFO"}}
+    attributes = {"+message.type": "FIFO"}
+    good = {"topicName": "a", "readQueueNums": 1, "writeQueueNums": 1, "perm": 6, "attributes": attributes}
     bad = {**good, "topicName": "TBW102"}
     assert broker.request(RequestCode.UPDATE_AND_CREATE_TOPIC_LIST, body={"topicConfigList": [good, bad]}).code == 29
     assert "a" not in broker.topics

@@ -37,7 +37,11 @@ class Topics:
     def open(self):
         self.store = StoreTopics()
         self.table = TopicTable(
-            self.path, config=lambda: self.config, store=self.store, wall_ms=lambda: self.now, on_change=self.told.append
+            self.path,
+            config=lambda: self.config,
+            store=self.store,
+            wall_ms=lambda: self.now,
+            on_change=self.told.append,
         )
 
 
@@ -222,7 +226,7 @@ def test_a_file_that_makes_no_sense_stops_the_start(topics, content):
     topics.table.put(TopicConfig(topic_name="orders"))
     with open(topics.path, "w") as file:
         file.write(content)
-    with pytest.raises(StoreError, match="topics.json"):
+    with pytest.raises(StoreError, match="topics"):
         topics.open()
 
 

@@ -20,6 +20,15 @@ cdef bint checkpoint_due(Engine* e) noexcept nogil:
     return due
 
 
+cdef int64_t sum_of_ends(Engine* e) noexcept nogil:
+    """The ends of all queues that we write, added up."""
+    cdef int64_t i, total = 0
+    for i in range(e.queue_count):
+        if not (<QueueFiles*> e.queues[i].files).batch:
+            total += e.queues[i].max_offset
+    return total
+
+
 cdef int sync_queues(Engine* e, int* fds, int64_t fd_count, bint directories) noexcept nogil:
     """Sync queue files by descriptor, or the file system as a whole. 0 or -1.
 
@@ -41,7 +50,7 @@ cdef int sync_queues(Engine* e, int* fds, int64_t fd_count, bint directories) no
     return result
 
 
-cdef int checkpoint_write(Engine* e, int64_t queues, int64_t indexed, int64_t time) noexcept nogil:
+cdef int checkpoint_write(Engine* e, int64_t queues, int64_t indexed, int64_t entries, int64_t time) noexcept nogil:
     """Write the note. 0 or -1 with the error noted. Under check_lock."""
     cdef uint8_t page[CHECK_BYTES]
     cdef char path[PATH_BYTES]
@@ -53,6 +62,7 @@ cdef int checkpoint_write(Engine* e, int64_t queues, int64_t indexed, int64_t ti
     put64(page + CHECK_QUEUES, queues)
     put64(page + CHECK_QUEUES_NOT, ~queues)
     put64(page + CHECK_INDEXED, indexed)
+    put64(page + CHECK_ENTRIES, entries)
     put64(page + CHECK_CRC, e.crc(0, page, CHECK_CRC))
     if (e.files.pwrite(&e.files, FILE_CHECKPOINT, e.check_fd, page, CHECK_BYTES, 0) != CHECK_BYTES
             or e.files.fdatasync(&e.files, FILE_CHECKPOINT, e.check_fd) != 0):
@@ -78,7 +88,7 @@ cdef int checkpoint_once(Engine* e) noexcept nogil:
 cdef int checkpoint_held(Engine* e) noexcept nogil:
     """A checkpoint, under check_lock."""
     cdef int* fds
-    cdef int64_t count = 0, i, queues, indexed, time, target, full_time = 0
+    cdef int64_t count = 0, i, queues, indexed, entries, time, target, full_time = 0
     cdef bint directories = False
     cdef QueueFiles* f
     cdef IndexFile* x
@@ -100,6 +110,7 @@ cdef int checkpoint_held(Engine* e) noexcept nogil:
         return -1
     queues = e.dispatched
     time = e.last_time if queues >= e.written else min(e.last_time, e.flushed_time)
+    entries = sum_of_ends(e) if e.touched_count == 0 else -1
     fds = <int*> malloc((e.orphan_count + e.dirty_count + 1) * sizeof(int))
     if fds == NULL:
         pthread_mutex_unlock(&e.lock)
@@ -161,4 +172,4 @@ cdef int checkpoint_held(Engine* e) noexcept nogil:
 
     # (4) the note
     e.index_full_time = max(e.index_full_time, full_time)
-    return checkpoint_write(e, queues, indexed, time)
+    return checkpoint_write(e, queues, indexed, entries, time)

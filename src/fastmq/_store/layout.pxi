@@ -113,8 +113,9 @@ cdef enum:
     CHECK_QUEUES = 72           # log offset below which the consume queues are complete and durable
     CHECK_QUEUES_NOT = 80       # its complement
     CHECK_INDEXED = 88          # the same for the index
-    CHECK_CRC = 96              # CRC-32 of bytes 0..95: tells that another broker wrote the five longs since
-    CHECK_BYTES = 104
+    CHECK_ENTRIES = 96          # sum of the ends of all queues there, -1: not known; tells that queue files went missing
+    CHECK_CRC = 104             # CRC-32 of bytes 0..103: tells that another broker wrote the five longs since
+    CHECK_BYTES = 112
 
     MAX_PROPERTIES = 32767
     MAX_TOPIC = 255

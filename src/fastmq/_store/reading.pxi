@@ -174,16 +174,25 @@ cdef int topic_delete_queues(Engine* e, Topic* topic) noexcept nogil:
 
 
 cdef int drop_segments(Engine* e, int64_t count, int64_t* dropped) noexcept nogil:
-    """Unlink the oldest segments, then what queues and index hold of them. 0 or -1 with the error noted."""
+    """Unlink the oldest segments, then what queues and index hold of them. 0 or -1 with the error noted.
+
+    A queue's end is remembered by its files alone once its messages are gone, so those must be durable first.
+    """
     cdef char path[PATH_BYTES]
     cdef Segment* s
     cdef int64_t i, log_min
     cdef int result = 0
     dropped[0] = 0
     pthread_mutex_lock(&e.check_lock)
+    pthread_mutex_lock(&e.lock)
+    log_min = e.run[min(count, e.run_count - 1)].base if e.run_count > 1 and count > 0 else -1
+    pthread_mutex_unlock(&e.lock)
+    if log_min > e.durable_queues and checkpoint_held(e) != 0:
+        pthread_mutex_unlock(&e.check_lock)
+        return -1
     pthread_mutex_lock(&e.flush_lock)           # nobody syncs them
     pthread_mutex_lock(&e.lock)
-    while dropped[0] < count and e.run_count > 1 and e.dispatched >= e.run[1].base:
+    while dropped[0] < count and e.run_count > 1 and e.durable_queues >= e.run[1].base:
         s = e.run[0]
         segment_path(e, s.base, path)
         if e.files.unlink(&e.files, FILE_LOG, path) != 0 and errno != ENOENT:

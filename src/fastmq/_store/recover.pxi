@@ -195,20 +195,23 @@ cdef int queue_settle(Engine* e, Queue* q, int64_t last_base, int64_t limit) noe
 
 
 cdef int queue_cut_log(Engine* e, Queue* q, int64_t limit) noexcept nogil:
-    """Drop entries of records at or above a log offset, from the end backwards."""
+    """Drop entries of records at or above a log offset. What queue_settle left is in log order, but for blanks."""
     cdef QueueEntry entry
     cdef QueueFiles* f = <QueueFiles*> q.files
-    cdef int64_t end = q.max_offset
-    if f.batch:
+    cdef int64_t low, high, middle
+    if f.batch or f.first_base < 0:
         return 0
-    while end * ENTRY_BYTES > f.first_base and f.first_base >= 0:
-        if queue_entries_from_files(e, q, end - 1, 1, &entry) != 1:
+    low, high = f.first_base // ENTRY_BYTES, q.max_offset
+    while low < high:
+        middle = low + (high - low) // 2
+        if queue_entries_from_files(e, q, middle, 1, &entry) != 1:
             return -1
         if entry.size == BLANK_SIZE or entry.log_offset < limit:
-            break
-        end -= 1
+            low = middle + 1
+        else:
+            high = middle
     # also with nothing to drop: what stands behind the end may be left from before an earlier cut
-    return queue_cut(e, q, end)
+    return queue_cut(e, q, low)
 
 
 cdef int recover_entry(Engine* e, Record* r, int64_t tags_code, bint rebuilding, Scan* scan) noexcept nogil:
@@ -556,7 +559,7 @@ cdef int64_t start_by_files(Engine* e, int64_t queues_end, int64_t before_time) 
 
 cdef int recover(Engine* e, bint crashed, list log) except -1:
     """Bring log, queues and index into one state. `log` gets a sentence for everything that was found and done."""
-    cdef int64_t i, start, begin, capacity, queues_end = -1, dispatch_from, before_time, last_base, cuts
+    cdef int64_t i, start, begin, capacity, queues_end = -1, dispatch_from, before_time, last_base
     cdef bint noted, rebuilding = False
     cdef int status
     cdef Scan scan
@@ -599,7 +602,12 @@ cdef int recover(Engine* e, bint crashed, list log) except -1:
 
     if e.run_count:
         before_time = max(0, min(get64(e.check + CHECK_LOG_TIME), get64(e.check + CHECK_QUEUE_TIME)) - 3000) if crashed else -1
-        if noted:
+        if noted and get64(e.check + CHECK_ENTRIES) not in (-1, sum_of_ends(e)):
+            log.append(f"{os.fsdecode(e.root)}/consumequeue: offset {e.durable_queues}: the queues hold {sum_of_ends(e)} entries "
+                       f"and held {get64(e.check + CHECK_ENTRIES)} when they were complete; rebuilt from the log")
+            start = dispatch_from = begin
+            crashed = True
+        elif noted:
             start = dispatch_from = max(e.durable_queues, begin)
         elif queues_end < 0:
             start = dispatch_from = begin
@@ -609,9 +617,9 @@ cdef int recover(Engine* e, bint crashed, list log) except -1:
             dispatch_from = start if crashed else max(start, queues_end + 1)
         if start == begin and dispatch_from == begin:
             rebuilding = True           # there is nothing before it that could be missing
-        if crashed or noted:
+        if crashed:
             with nogil:
-                status = cut_queues(e, start if noted or crashed else capacity, crashed)
+                status = cut_queues(e, start, True)
             if status != 0:
                 raise store_error(e, "cannot cut the consume queue")
         while True:
@@ -621,11 +629,9 @@ cdef int recover(Engine* e, bint crashed, list log) except -1:
                 break
             log.append(f"{os.fsdecode(e.log_path)}: offset {scan.at}: its queue ends before this record; "
                        "all queues are rebuilt from the log")
-            cuts = 0
-            for i in range(e.queue_count):
-                if not (<QueueFiles*> e.queues[i].files).batch and queue_cut(e, e.queues[i], 0) != 0:
-                    raise store_error(e, "cannot remove the consume queue")
             e.touched_count = forget_unwritten(e)
+            if cut_queues(e, begin, True) != 0:
+                raise store_error(e, "cannot cut the consume queue")
             start = dispatch_from = begin
             rebuilding = True
             memset(&scan, 0, sizeof(scan))

@@ -88,7 +88,7 @@ def _route(sock: socket.socket, topic: str) -> dict[str, Any] | None:
     answer = call(sock, Command(RequestCode.GET_ROUTEINFO_BY_TOPIC, ext={"topic": topic}))
     route: dict[str, Any] | None = None
     if answer.code == 0:
-        route = dict(loads_lenient(answer.body))  # type: ignore[call-overload]
+        route = dict(loads_lenient(answer.body))
     return route
 
 

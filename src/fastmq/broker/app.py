@@ -6,6 +6,7 @@ starts the services; `drain` and `finish` are the halves of an orderly stop, bef
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -223,7 +224,7 @@ class Broker:
         self.draining = True
         self._set_send_policy()
         answer_pulls(self, self.longpoll.take_all())
-        await trio.lowlevel.checkpoint()
+        await self.registrar.unregister()
 
     async def finish(self) -> None:
         """Second half, when the connections are gone: everything that is kept in memory goes to disk."""
@@ -239,6 +240,9 @@ class Broker:
         """Wake the pulls, and the delivery of delayed messages, whose queue has grown."""
         while True:
             await trio.lowlevel.wait_readable(self.store.moved_event_fd)
+            # emptied before the list is taken: what moves from here on makes it readable again
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self.store.moved_event_fd)
             for count, (topic, queue_id, max_offset) in enumerate(self.store.take_moved(), 1):
                 if topic == names.SCHEDULE_TOPIC:
                     self.delay.moved()
@@ -341,6 +345,7 @@ class Broker:
             warning_percent=config.disk_space_warning_level_ratio,
             clean_forcibly=config.clean_file_forcibly_enable,
             batch=config.delete_file_batch_max,
+            reserved_bytes=config.file_reserved_bytes,
         )
 
     def _set_send_policy(self) -> None:

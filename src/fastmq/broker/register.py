@@ -105,9 +105,7 @@ def register_body(
     compressed: bool = False,
 ) -> bytes:
     """The body of REGISTER_BROKER with the whole topic table."""
-    table = {
-        topic.topic_name: replace(topic, perm=masked_perm(topic.perm, broker_permission)) for topic in topics
-    }
+    table = {topic.topic_name: replace(topic, perm=masked_perm(topic.perm, broker_permission)) for topic in topics}
     wrapper = TopicConfigTable(
         topic_config_table=table, data_version=version, mapping_data_version=mapping_version or version
     )
@@ -206,8 +204,13 @@ class Registrar:
                 await self.unregister()
 
     async def unregister(self) -> None:
-        """Tell the name servers that this broker leaves; nothing is registered after that. Waits a second at most."""
+        """Tell the name servers that this broker leaves; nothing is registered after that. Waits a second at most.
+
+        An orderly stop calls it while a name server in the same process still serves; `run` does it otherwise.
+        """
         self._stopped = True
+        for server in self._servers.values():
+            server.scope.cancel()
         registered = [server for server in self._servers.values() if server.registered]
         for server in registered:
             server.registered = None
@@ -270,7 +273,7 @@ class Registrar:
 
     async def _keep_registered(self, server: _Server, channel: NameServerChannel) -> None:
         repeats = 0
-        while channel.alive:
+        while channel.alive and not self._stopped:
             generation = self._generation
             config = self._config()
             answer = await channel.call(self._request(config), config.register_broker_timeout_mills / 1000)

@@ -368,8 +368,10 @@ func requestReply(c *ctx) {
 	var problems atomic.Value
 	c.push(c.name("g"), topic, "*", func(_ context.Context, messages ...*primitive.MessageExt) (consumer.ConsumeResult, error) {
 		for _, message := range messages {
-			reply, err := consumer.CreateReplyMessage(message, []byte("re: "+string(message.Body)))
+			// it takes the body for properties, so the body is set by hand
+			reply, err := consumer.CreateReplyMessage(message, nil)
 			if err == nil {
+				reply.Body = []byte("re: " + string(message.Body))
 				_, err = replier.SendSync(context.Background(), reply)
 			}
 			if err != nil {

@@ -21,7 +21,7 @@ import trio
 
 from fastmq._store import ST_OK, Appended
 from fastmq.clock import Clock
-from fastmq.errors import ProtocolError, StoreError
+from fastmq.errors import ProtocolError, StoreError, UsageError
 from fastmq.protocol import message as m
 from fastmq.protocol import names
 from fastmq.protocol.bodies import DataVersion, dumps
@@ -106,6 +106,11 @@ class DelayDelivery:
             self._deliver_level(level, now_ms, outcome)
         return outcome
 
+    @property
+    def level_count(self) -> int:
+        """How many levels there are."""
+        return len(self._levels_ms)
+
     def offsets(self) -> dict[int, int]:
         """Queue offset of the next message of each level that ever had one; a copy."""
         return dict(self._offsets)
@@ -163,17 +168,21 @@ class DelayDelivery:
         if topic is None or queue_id is None or queue_id < 0 or topic in (names.TRANS_HALF_TOPIC, names.SCHEDULE_TOPIC):
             log.error("delay level %d, offset %d: no real topic and queue to go to, passed over", level, offset)
             return True
-        appended = self._store.put(
-            topic,
-            queue_id,
-            message.body,
-            message.properties,
-            flag=message.flag,
-            sys_flag=message.sys_flag & ~(m.BORN_HOST_V6_FLAG | m.STORE_HOST_V6_FLAG),
-            born_timestamp_ms=message.born_timestamp,
-            born_host=message.born_host,
-            reconsume_times=message.reconsume_times,
-        )
+        try:
+            appended = self._store.put(
+                topic,
+                queue_id,
+                message.body,
+                message.properties,
+                flag=message.flag,
+                sys_flag=message.sys_flag & ~(m.BORN_HOST_V6_FLAG | m.STORE_HOST_V6_FLAG),
+                born_timestamp_ms=message.born_timestamp,
+                born_host=message.born_host,
+                reconsume_times=message.reconsume_times,
+            )
+        except UsageError as error:
+            log.error("delay level %d, offset %d: passed over: %s", level, offset, error)
+            return True
         if appended.status != ST_OK:
             if level not in self._stuck:
                 self._stuck.add(level)

@@ -58,7 +58,7 @@ def store_message(store: Store, message: OutgoingMessage, *, delay_levels: int) 
         message.topic,
         message.queue_id,
         message.body,
-        encode_items(message.properties),
+        m.encode_properties(message.properties),
         flag=message.flag,
         sys_flag=message.sys_flag,
         born_timestamp_ms=message.born_timestamp_ms,
@@ -89,12 +89,3 @@ def schedule(message: OutgoingMessage, delay_levels: int) -> None:
             raise RequestError(
                 ResponseCode.SYSTEM_ERROR, f"timer messages are not supported yet: the message has {name}"
             )
-
-
-def encode_items(properties: dict[str, str]) -> bytes:
-    """The text of properties in their order, each item closed by its separator.
-
-    For maps that came out of `decode_properties`: their values may hold \\x01, as they may in RocketMQ.
-    """
-    text = "".join([f"{name}\x01{value}\x02" for name, value in properties.items()])
-    return text.encode("utf-8", "surrogatepass") if not text.isascii() else text.encode("ascii")

@@ -66,6 +66,16 @@ DANGEROUS: Final[frozenset[RequestCode]] = frozenset(
     }
 )
 
+# Read when the broker starts. A running broker that changed them would register addresses it does not listen on, or
+# look for its files elsewhere; so an update only puts them into the configuration file.
+START_ONLY: Final[frozenset[str]] = frozenset(
+    """
+    bindAddress listenPort fastListenPort haListenPort brokerIP1 brokerIP2 brokerName brokerClusterName brokerId
+    brokerRole storePathRootDir storePathCommitLog mappedFileSizeCommitLog mappedFileSizeConsumeQueue maxHashSlotNum
+    maxIndexNum messageIndexEnable messageDelayLevel checkCRCOnRecover allocateStepBytes storeType
+    """.split()  # noqa: SIM905
+)
+
 ROUTE_TIMEOUT_S: Final = 2.0  # of a client's 3 s for QUERY_ASSIGNMENT
 POP_REFUSED: Final = "POP consumption is not supported by fastmq"
 
@@ -84,8 +94,8 @@ def require_local(broker: Broker, peer: Peer, what: str) -> None:
 async def update_broker_config(broker: Broker, peer: Peer, request: Command) -> Reply:
     """UPDATE_BROKER_CONFIG (25): `key=value` lines; all of them are applied, or none if one is refused.
 
-    What is read at start only (paths, ports, file sizes) is changed in the configuration and counts from the next
-    start on. The configuration file, if there is one, gets the new values.
+    The configuration file, if there is one, gets the new values. Settings that are read at start only (`START_ONLY`)
+    are changed in the file alone and count from the next start on; without a file they are refused.
     """
     updates = _properties(request.body)
     if not updates:
@@ -94,16 +104,25 @@ async def update_broker_config(broker: Broker, peer: Peer, request: Command) -> 
     if refused:
         raise RequestError(ResponseCode.NO_PERMISSION, f"Can not update config in black list: {', '.join(refused)}")
     try:
-        changed, applied, unknown = broker.config.with_updates(updates)
+        _, known, unknown = broker.config.with_updates(updates)  # whether all are right, those for later as well
+        later = sorted(START_ONLY.intersection(known))
+        now = {name: updates[name] for name in known if name not in START_ONLY}
+        changed, applied, _ = broker.config.with_updates(now)
     except UsageError as error:
         raise RequestError(ResponseCode.INVALID_PARAMETER, str(error)) from error
     if unknown:
         log.info("unknown settings in an update are ignored: %s", ", ".join(unknown))
+    path = broker.config.broker_config_path
+    if later and not path:
+        raise RequestError(
+            ResponseCode.INVALID_PARAMETER, f"{', '.join(later)}: set at start only, and there is no configuration file"
+        )
+    if known and path:
+        await trio.to_thread.run_sync(_rewrite_file, path, {name: updates[name].strip() for name in known})
+    if later:
+        log.info("changed in %s, counts from the next start: %s", path, ", ".join(later))
     if not applied:
         return Reply()
-    if changed.broker_config_path:
-        values = {name: updates[name].strip() for name in applied}
-        await trio.to_thread.run_sync(_rewrite_file, changed.broker_config_path, values)
     old, broker.config = broker.config, changed
     log.info("configuration changed by %s: %s", peer.address, ", ".join(f"{n}={updates[n]}" for n in applied))
     broker.store.reconfigure(

@@ -58,10 +58,11 @@ def heart_beat(broker: Broker, peer: Peer, request: Command) -> Reply:
             subscriptions=None if is_v2 and data.without_sub else consumer.subscription_data_set,
             fingerprint=data.heartbeat_fingerprint,
         )
+        if not _prepare_group(broker, consumer, with_subscriptions=heartbeat.subscriptions is not None):
+            continue
         if broker.sessions.take_fingerprint(heartbeat):
             subscriptions_wanted = True
-        if _prepare_group(broker, consumer, with_subscriptions=heartbeat.subscriptions is not None):
-            broker.sessions.register_consumer(heartbeat, channel)
+        broker.sessions.register_consumer(heartbeat, channel)
     if broker.config.enable_register_producer:
         for producer in data.producer_data_set:
             broker.sessions.register_producer(producer.group_name, channel)
@@ -94,9 +95,7 @@ def _prepare_group(broker: Broker, consumer: ConsumerData, *, with_subscriptions
 def unregister_client(broker: Broker, peer: Peer, request: Command) -> Reply:
     """UNREGISTER_CLIENT: the client leaves the named groups; always code 0."""
     header = UnregisterClientRequest.decode(request.ext)
-    broker.sessions.unregister(
-        peer.id, producer_group=header.producer_group, consumer_group=header.consumer_group
-    )
+    broker.sessions.unregister(peer.id, producer_group=header.producer_group, consumer_group=header.consumer_group)
     return Reply()
 
 

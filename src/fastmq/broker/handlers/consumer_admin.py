@@ -240,9 +240,7 @@ async def get_broker_consume_stats(broker: Broker, peer: Peer, request: Command)
     await trio.to_thread.run_sync(_fill, broker.store, everything)
     body = ConsumeStatsList(
         broker_addr=broker_address(broker),
-        consume_stats_list=[
-            {group: [_stats(broker, rows, tps) for tps, rows in topics]} for group, topics in groups
-        ],
+        consume_stats_list=[{group: [_stats(broker, rows, tps) for tps, rows in topics]} for group, topics in groups],
         total_diff=sum(row.broker_offset - row.consumer_offset for row in everything),
         total_inflight_diff=sum(row.pull_offset - row.consumer_offset for row in everything),
     )

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 def lock_batch(broker: Broker, peer: Peer, request: Command) -> Reply:
     """LOCK_BATCH_MQ: answers with the queues that the client holds now, exactly as it wrote them; always code 0."""
     body = LockBatchBody.from_json(request.body)
-    held = broker.locks.try_lock_batch(
-        body.consumer_group, body.client_id, body.mq_set, broker.clock.monotonic()
-    )
+    held = broker.locks.try_lock_batch(body.consumer_group, body.client_id, body.mq_set, broker.clock.monotonic())
     return Reply(body=dumps(LockBatchResponseBody(tuple(held))))
 
 

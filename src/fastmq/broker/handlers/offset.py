@@ -41,9 +41,7 @@ def query_consumer_offset(broker: Broker, peer: Peer, request: Command) -> Reply
         return Reply(ResponseCode.QUERY_NOT_FOUND, "Not found, do not set to zero, maybe this group boot first")
     if _begins_at_zero(broker, header.topic, header.queue_id):
         return _offset(0)
-    return Reply(
-        ResponseCode.QUERY_NOT_FOUND, "Not found, V3_0_6_SNAPSHOT maybe this group consumer boot first"
-    )
+    return Reply(ResponseCode.QUERY_NOT_FOUND, "Not found, V3_0_6_SNAPSHOT maybe this group consumer boot first")
 
 
 def _begins_at_zero(broker: Broker, topic_name: str, queue_id: int) -> bool:

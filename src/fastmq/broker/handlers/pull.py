@@ -120,6 +120,9 @@ def process_pull(
     body = b""
     if status == st.FOUND:
         body = broker.store.read_messages(result.messages)
+        if not body:
+            status = st.MESSAGE_WAS_REMOVING  # retention took the segment in between
+    if status == st.FOUND:
         broker.stats.on_get(group, topic, queue_id, len(result.messages), len(body))
     else:
         broker.stats.on_get_missed()
@@ -176,9 +179,7 @@ def _check(
         raise _Forbidden(f"subscription group no permission, {group_name}", _GROUP_FORBIDS)
     topic = broker.topics.get(topic_name)
     if topic is None:
-        raise RequestError(
-            ResponseCode.TOPIC_NOT_EXIST, f"topic[{topic_name}] not exist, apply first please! \n{FAQ}"
-        )
+        raise RequestError(ResponseCode.TOPIC_NOT_EXIST, f"topic[{topic_name}] not exist, apply first please! \n{FAQ}")
     if not topic.readable:
         raise _Forbidden(f"the topic[{topic_name}] pulling message is forbidden", _TOPIC_FORBIDS)
     if not 0 <= header.queue_id < topic.read_queue_nums:
@@ -210,9 +211,7 @@ def _own_subscription(header: PullMessageRequest) -> SubscriptionData:
             header.topic, header.subscription, header.expression_type, header.sub_version
         )
     except ValueError:
-        raise RequestError(
-            ResponseCode.SUBSCRIPTION_PARSE_FAILED, "parse the consumer's subscription failed"
-        ) from None
+        raise RequestError(ResponseCode.SUBSCRIPTION_PARSE_FAILED, "parse the consumer's subscription failed") from None
 
 
 def _registered_subscription(

@@ -148,9 +148,7 @@ def check_send(broker: Broker, peer: Peer, header: SendMessageRequest, request: 
         raise RequestError(ResponseCode.SYSTEM_ERROR, f"broker unable to service, until {until}")
     name = header.topic
     if not config.broker_permission & PERM_WRITE and broker.topics.is_order(name):
-        raise RequestError(
-            ResponseCode.NO_PERMISSION, f"the broker[{config.broker_ip1}] sending message is forbidden"
-        )
+        raise RequestError(ResponseCode.NO_PERMISSION, f"the broker[{config.broker_ip1}] sending message is forbidden")
     problem = names.validate_topic(name)
     if problem is not None:
         raise RequestError(ResponseCode.INVALID_PARAMETER, problem)
@@ -186,9 +184,7 @@ def _create_topic(broker: Broker, peer: Peer, header: SendMessageRequest) -> Top
     if topic is None and names.is_retry_topic(header.topic):
         topic = broker.topics.create_internal(header.topic, queue_nums=1, sys_flag=sys_flag)
     if topic is None:
-        raise RequestError(
-            ResponseCode.TOPIC_NOT_EXIST, f"topic[{header.topic}] not exist, apply first please!\n{FAQ}"
-        )
+        raise RequestError(ResponseCode.TOPIC_NOT_EXIST, f"topic[{header.topic}] not exist, apply first please!\n{FAQ}")
     log.info("topic %s with %d queues made for a send of %s", header.topic, topic.write_queue_nums, peer.address)
     return topic
 
@@ -234,7 +230,7 @@ def _store_single(
         flag=header.flag,
         sys_flag=header.sys_flag & ~_HOST_FLAGS,
         born_timestamp_ms=header.born_timestamp,
-        born_host=(peer.host, peer.port),
+        born_host=born_host(peer),
         reconsume_times=header.reconsume_times or 0,
     )
     properties = message.properties
@@ -243,7 +239,7 @@ def _store_single(
     if is_compaction(topic) and not properties.get(m.PROPERTY_KEYS, "").strip():
         raise RequestError(ResponseCode.MESSAGE_ILLEGAL, "Required message key is missing")
     _refuse_special(header, properties, allow_retried=True)
-    appended = store_message(broker.store, message, delay_levels=len(broker.config.delay_levels_ms))
+    appended = store_message(broker.store, message, delay_levels=broker.delay.level_count)
     if appended.status != st.ST_OK:
         return _refused(broker, appended.status, ext)
     broker.stats.on_put(message.topic, message.queue_id, 1, appended.size)
@@ -276,7 +272,7 @@ def _store_batch(
         request.body,
         sys_flag=header.sys_flag & ~_HOST_FLAGS,
         born_timestamp_ms=header.born_timestamp,
-        born_host=(peer.host, peer.port),
+        born_host=born_host(peer),
     )
     if status != st.ST_OK or not appended:
         return _refused(broker, status if status != st.ST_OK else st.ST_BAD_BATCH, ext)
@@ -288,9 +284,7 @@ def _store_batch(
     )  # fmt: skip
 
 
-def _redirect_given_up(
-    broker: Broker, header: SendMessageRequest, request: Command, message: OutgoingMessage
-) -> None:
+def _redirect_given_up(broker: Broker, header: SendMessageRequest, request: Command, message: OutgoingMessage) -> None:
     """A consumer's retry sent as a plain message: after too many tries it goes to the group's dead-letter topic.
 
     So does every retry of a group that holds queue locks: an orderly consumer has retried it locally already.
@@ -313,6 +307,11 @@ def _redirect_given_up(
     message.queue_id = 0
     message.properties[m.PROPERTY_DELAY_TIME_LEVEL] = "-1"
     broker.stats.on_dead_letter(group_name, message.properties.get(m.PROPERTY_RETRY_TOPIC, header.topic))
+
+
+def born_host(peer: Peer) -> tuple[str, int]:
+    """The sender's address as a record can hold it: without the zone of a link-local IPv6 address."""
+    return peer.host.partition("%")[0], peer.port
 
 
 def offset_id(broker: Broker, appended: Appended) -> str:
@@ -365,11 +364,11 @@ async def _push_reply(
         flag=header.flag,
         sys_flag=header.sys_flag & ~_HOST_FLAGS,
         born_timestamp_ms=header.born_timestamp,
-        born_host=(peer.host, peer.port),
+        born_host=born_host(peer),
         reconsume_times=header.reconsume_times or 0,
     )
     try:
-        appended = store_message(broker.store, message, delay_levels=len(broker.config.delay_levels_ms))
+        appended = store_message(broker.store, message, delay_levels=broker.delay.level_count)
     except RequestError as error:
         log.info("a reply of %s was not stored: %s", peer.address, error.remark)
         return reply
@@ -378,9 +377,7 @@ async def _push_reply(
         log.warning("a reply of %s was not stored: status %d of the store", peer.address, appended.status)
         return reply
     broker.stats.on_put(message.topic, message.queue_id, 1, appended.size)
-    reply.ext.update(
-        queueId=str(queue_id), msgId=offset_id(broker, appended), queueOffset=str(appended.queue_offset)
-    )
+    reply.ext.update(queueId=str(queue_id), msgId=offset_id(broker, appended), queueOffset=str(appended.queue_offset))
     return reply
 
 

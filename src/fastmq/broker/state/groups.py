@@ -164,4 +164,3 @@ class SubscriptionGroupTable:
         except BaseException:
             self._groups, self._forbidden, self.data_version = groups, forbidden, version
             raise
-

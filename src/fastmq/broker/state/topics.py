@@ -179,9 +179,7 @@ class TopicTable:
         """Raise the data version although nothing changed, so that name servers take the table again."""
         self._commit(self._topics)
 
-    def auto_create(
-        self, name: str, *, default_topic: str, queue_nums: int, sys_flag: int = 0
-    ) -> TopicConfig | None:
+    def auto_create(self, name: str, *, default_topic: str, queue_nums: int, sys_flag: int = 0) -> TopicConfig | None:
         """Create the topic of a send after the settings of `default_topic`; None if that is not allowed.
 
         `queue_nums` is what the client wants; it gets no more than the default topic has. The default topic needs the

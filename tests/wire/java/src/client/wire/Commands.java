@@ -7,6 +7,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
+import java.util.concurrent.ConcurrentHashMap;
 import org.apache.rocketmq.client.consumer.DefaultMQPullConsumer;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
 import org.apache.rocketmq.client.exception.MQClientException;
@@ -18,6 +19,9 @@ import org.apache.rocketmq.common.message.MessageQueue;
 
 /** Single jobs for a test that judges by itself; what they did is in the result's data. */
 final class Commands {
+    /** Group to what its held consumer got. */
+    private static final Map<String, Inbox> HELD = new ConcurrentHashMap<>();
+
     private Commands() {
     }
 
@@ -31,6 +35,7 @@ final class Commands {
         all.put("offsets", Commands::offsets);
         all.put("consume", Commands::consume);
         all.put("hold-consumer", Commands::holdConsumer);
+        all.put("held", Commands::held);
     }
 
     private static Map<String, Object> sent(SendResult result, String body) {
@@ -198,6 +203,15 @@ final class Commands {
         producer.start();
         ctx.stored(producer.send(new Message(ctx.param("topic", "").split(",")[0], null, "held-key", Ctx.bytes("held"))));
         ctx.await(20_000, () -> inbox.size() >= 1, "the held consumer gets the held producer's message");
+        HELD.put(ctx.param("group", null), inbox);
         ctx.put("client", consumer.getDefaultMQPushConsumerImpl().getmQClientFactory().getClientId());
+    }
+
+    /** Waits until a held consumer got at least so many deliveries since it started. */
+    private static void held(Ctx ctx) throws Exception {
+        Inbox inbox = HELD.get(ctx.param("group", null));
+        int least = ctx.number("least", 0);
+        ctx.await(20_000, () -> inbox.size() >= least, "the held consumer gets %d deliveries", least);
+        ctx.put("bodies", inbox.bodies());
     }
 }

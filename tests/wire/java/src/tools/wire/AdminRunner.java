@@ -4,8 +4,10 @@ import java.io.BufferedReader;
 import java.io.ByteArrayOutputStream;
 import java.io.InputStreamReader;
 import java.io.PrintStream;
+import java.lang.reflect.Field;
 import java.net.URLDecoder;
 import java.nio.charset.StandardCharsets;
+import java.util.Collection;
 import java.util.LinkedHashMap;
 import java.util.Map;
 import org.apache.rocketmq.tools.command.MQAdminStartup;
@@ -17,6 +19,26 @@ import org.apache.rocketmq.tools.command.MQAdminStartup;
  */
 public final class AdminRunner {
     private AdminRunner() {
+    }
+
+    /** The tool makes its command objects once; some hold a client that works only once. */
+    private static void forgetCommands() throws ReflectiveOperationException {
+        Field field = MQAdminStartup.class.getDeclaredField("SUB_COMMANDS");
+        field.setAccessible(true);
+        ((Collection<?>) field.get(null)).clear();
+    }
+
+    /** The tool's client waits at its end up to 3 s for a thread that polls its queue for 3 s: wakes that thread. */
+    private static void hurryShutdown(Thread command) {
+        for (StackTraceElement frame : command.getStackTrace()) {
+            if (frame.getClassName().endsWith("NettyRemotingClient") && frame.getMethodName().equals("shutdown")) {
+                for (Thread thread : Thread.getAllStackTraces().keySet()) {
+                    if (thread.getName().equals("NettyEventExecutor")) {
+                        thread.interrupt();
+                    }
+                }
+            }
+        }
     }
 
     public static void main(String[] ignored) throws Exception {
@@ -33,6 +55,7 @@ public final class AdminRunner {
             PrintStream capture = new PrintStream(printed, true, StandardCharsets.UTF_8);
             Throwable[] thrown = {null};
             long start = System.currentTimeMillis();
+            forgetCommands();
             System.setOut(capture);
             System.setErr(capture);
             Thread command = new Thread(() -> {
@@ -44,7 +67,11 @@ public final class AdminRunner {
             }, "mqadmin");
             command.setDaemon(true);
             command.start();
-            command.join(Long.parseLong(fields[1]));
+            long deadline = start + Long.parseLong(fields[1]);
+            while (command.isAlive() && System.currentTimeMillis() < deadline) {
+                command.join(50);
+                hurryShutdown(command);
+            }
             boolean ended = !command.isAlive();
             if (!ended) {
                 command.interrupt();

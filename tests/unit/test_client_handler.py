@@ -1,0 +1,242 @@
+"""Heartbeats, leaving, members of a group, filter checks, locks, and who is told of changes."""
+
+import pytest
+
+from fastmq.protocol.bodies import SubscriptionGroupConfig, TopicConfig, loads_lenient
+from fastmq.protocol.codes import RequestCode
+from unit.broker_rig import FakePeer, Rig, consumer
+
+
+@pytest.fixture
+def rig(tmp_path):
+    rig = Rig(tmp_path)
+    yield rig
+    rig.close()
+
+
+@pytest.fixture
+def other():
+    return FakePeer(2)
+
+
+def told(peer):
+    """The groups that a client was told of."""
+    assert all((c.code, c.flag, c.body) == (RequestCode.NOTIFY_CONSUMER_IDS_CHANGED, 2, b"") for c in peer.sent)
+    groups = [command.ext["consumerGroup"] for command in peer.sent]
+    peer.sent.clear()
+    return groups
+
+
+def members(rig, group="cg"):
+    reply = rig.ask(RequestCode.GET_CONSUMER_LIST_BY_GROUP, {"consumerGroup": group})
+    return loads_lenient(reply.body)["consumerIdList"] if reply.code == 0 else reply
+
+
+class TestHeartbeat:
+    def test_makes_group_and_retry_topic(self, rig):
+        reply = rig.heartbeat(consumerDataSet=[consumer()])
+        assert (reply.code, reply.ext) == (0, {"IS_SUPPORT_HEART_BEAT_V2": "true", "IS_SUB_CHANGE": "true"})
+        assert "cg" in rig.broker.groups
+        topic = rig.broker.topics.get("%RETRY%cg")
+        assert (topic.read_queue_nums, topic.perm, topic.order, topic.topic_sys_flag) == (1, 6, False, 0)
+        assert members(rig) == ["client-1"]
+
+    def test_the_retry_topic_follows_the_group(self, rig):
+        rig.broker.groups.put(SubscriptionGroupConfig(group_name="cg", retry_queue_nums=3))
+        rig.broker.topics.put(TopicConfig(topic_name="topic-a", order=True))
+        rig.heartbeat(consumerDataSet=[consumer(unitMode=True)])
+        topic = rig.broker.topics.get("%RETRY%cg")
+        assert (topic.read_queue_nums, topic.order, topic.topic_sys_flag) == (3, True, 2)
+
+    def test_a_group_that_may_not_exist_is_passed_over(self, rig):
+        rig.change(auto_create_subscription_group=False)
+        reply = rig.heartbeat(consumerDataSet=[consumer()], producerDataSet=[{"groupName": "pg"}])
+        assert reply.code == 0
+        assert rig.broker.topics.get("%RETRY%cg") is None
+        assert len(rig.broker.sessions.producers("pg")) == 1
+
+    @pytest.mark.parametrize("name", ["", "a b", "x" * 300])
+    def test_so_is_a_group_with_a_bad_name(self, rig, name):
+        assert rig.heartbeat(consumerDataSet=[consumer(name)]).code == 0
+        assert rig.broker.sessions.consumer_groups() == []
+
+    def test_what_a_cpp_client_sends_is_read(self, rig):
+        body = (
+            b'{"clientID":"cpp","consumerDataSet":[{"consumeFromWhere":4,"consumeType":1,"groupName":"cg",'
+            b'"messageModel":0,"subscriptionDataSet":[{"subString":"*","subVersion":"1700000000000","topic":"topic-a"}]}]}'
+        )
+        assert rig.ask(RequestCode.HEART_BEAT, {}, body, language="CPP", version=49).code == 0
+        info = rig.broker.sessions.consumer_group("cg")
+        assert info.is_broadcasting
+        assert info.consume_from_where == "CONSUME_FROM_FIRST_OFFSET"
+        (channel,) = info.channels.values()
+        assert (channel.language, channel.version) == ("CPP", 49)
+
+    @pytest.mark.parametrize(
+        "body", [b"", b"{", b"[]", b"{}", b'{"clientID":""}', b'{"clientID":"c","consumerDataSet":5}']
+    )
+    def test_garbage_is_refused(self, rig, body):
+        assert rig.ask(RequestCode.HEART_BEAT, {}, body).code == 1
+
+    def test_pull_consumers_may_be_kept_out(self, rig):
+        rig.change(reject_pull_consumer_enable=True)
+        rig.heartbeat(consumerDataSet=[consumer(consumeType="CONSUME_ACTIVELY")])
+        assert rig.broker.sessions.consumer_groups() == []
+
+
+class TestHeartbeatV2:
+    def beat(self, rig, fingerprint, *, short=False, peer=None):
+        data = consumer()
+        if short:
+            data["subscriptionDataSet"] = []
+        reply = rig.heartbeat(
+            f"client-{fingerprint}",
+            peer=peer,
+            heartbeatFingerprint=fingerprint,
+            withoutSub=short,
+            consumerDataSet=[data],
+        )
+        assert reply.ext["IS_SUPPORT_HEART_BEAT_V2"] == "true"
+        return reply.ext["IS_SUB_CHANGE"] == "true"
+
+    def test_short_heartbeats_keep_the_subscriptions(self, rig):
+        assert not self.beat(rig, 5)
+        assert not self.beat(rig, 5, short=True)
+        assert set(rig.broker.sessions.consumer_group("cg").subscriptions) == {"topic-a"}
+
+    def test_a_client_with_other_subscriptions_makes_all_send_theirs(self, rig, other):
+        self.beat(rig, 5)
+        assert self.beat(rig, 6, peer=other)
+        assert self.beat(rig, 5, short=True)
+
+    def test_after_a_restart_short_heartbeats_are_not_enough(self, rig):
+        self.beat(rig, 5)
+        rig.reopen()
+        assert self.beat(rig, 5, short=True)
+        assert not self.beat(rig, 5)
+
+    def test_short_heartbeats_leave_the_order_mark(self, rig):
+        rig.broker.topics.put(TopicConfig(topic_name="topic-a", order=True))
+        self.beat(rig, 5)
+        self.beat(rig, 5, short=True)
+        assert rig.broker.topics.get("%RETRY%cg").order
+
+
+class TestNotices:
+    def test_members_learn_that_one_came_or_went(self, rig, other):
+        rig.heartbeat(consumerDataSet=[consumer()])
+        assert told(rig.peer) == ["cg"]
+        rig.heartbeat("client-2", peer=other, consumerDataSet=[consumer()])
+        assert (told(rig.peer), told(other)) == (["cg"], ["cg"])
+        rig.heartbeat("client-2", peer=other, consumerDataSet=[consumer()])
+        assert (told(rig.peer), told(other)) == ([], [])
+        other.alive = False
+        rig.broker.closed(other)
+        assert told(rig.peer) == ["cg"]
+        assert members(rig) == ["client-1"]
+
+    def test_members_learn_that_one_left(self, rig, other):
+        rig.heartbeat(consumerDataSet=[consumer()])
+        rig.heartbeat("client-2", peer=other, consumerDataSet=[consumer()])
+        told(rig.peer)
+        told(other)
+        ext = {"clientID": "client-2", "consumerGroup": "cg", "producerGroup": ""}
+        reply = rig.ask(RequestCode.UNREGISTER_CLIENT, ext, peer=other)
+        assert (reply.code, reply.ext) == (0, {})
+        assert (told(rig.peer), told(other)) == (["cg"], [])
+
+    def test_broadcasting_groups_are_left_alone(self, rig, other):
+        data = consumer(messageModel="BROADCASTING")
+        rig.heartbeat(consumerDataSet=[data])
+        rig.heartbeat("client-2", peer=other, consumerDataSet=[data])
+        assert told(rig.peer) == []
+
+    def test_so_are_groups_and_brokers_that_do_not_want_it(self, rig, other):
+        rig.broker.groups.put(SubscriptionGroupConfig(group_name="cg", notify_consumer_ids_changed_enable=False))
+        rig.heartbeat(consumerDataSet=[consumer()])
+        assert told(rig.peer) == []
+        rig.change(notify_consumer_ids_changed_enable=False)
+        rig.heartbeat("client-2", peer=other, consumerDataSet=[consumer("g2")])
+        assert told(other) == []
+
+    def test_silent_clients_are_disconnected(self, rig, other):
+        rig.heartbeat(consumerDataSet=[consumer()])
+        rig.clock.advance_ms(60_000)
+        rig.heartbeat("client-2", peer=other, consumerDataSet=[consumer()])
+        rig.clock.advance_ms(60_001)
+        told(other)
+        rig.broker.expire_clients()
+        assert not rig.peer.alive
+        assert other.alive
+        assert told(other) == ["cg"]
+
+
+class TestMembers:
+    def test_nobody_is_an_error_and_not_an_empty_list(self, rig):
+        reply = members(rig, "nobody")
+        assert (reply.code, reply.remark) == (1, "no consumer for this group, nobody")
+        assert rig.ask(RequestCode.GET_CONSUMER_LIST_BY_GROUP).code == 1
+
+    def test_every_member_is_named_once(self, rig, other):
+        rig.heartbeat("a", consumerDataSet=[consumer()])
+        rig.heartbeat("b", peer=other, consumerDataSet=[consumer()])
+        rig.heartbeat("a", peer=FakePeer(3), consumerDataSet=[consumer()])
+        assert members(rig) == ["a", "b"]
+
+
+class TestFilterCheck:
+    def check(self, rig, subscription):
+        return rig.ask(
+            RequestCode.CHECK_CLIENT_CONFIG, {}, {"clientId": "c", "group": "g", "subscriptionData": subscription}
+        )
+
+    def test_tags_are_fine(self, rig):
+        assert self.check(rig, {"topic": "t", "subString": "a||b", "expressionType": "TAG"}).code == 0
+        assert rig.ask(RequestCode.CHECK_CLIENT_CONFIG).code == 0
+
+    def test_sql_is_refused_at_the_start(self, rig):
+        reply = self.check(rig, {"topic": "t", "subString": "a > 1", "expressionType": "SQL92"})
+        assert (reply.code, reply.remark) == (1, "The broker does not support consumer to filter message by SQL92")
+
+
+class TestLocks:
+    QUEUES = tuple({"brokerName": "b", "queueId": number, "topic": "t"} for number in range(3))
+
+    def ask(self, rig, code, client, queues, **more):
+        return rig.ask(code, {}, {"clientId": client, "consumerGroup": "cg", "mqSet": list(queues), **more})
+
+    def lock(self, rig, client, queues):
+        reply = self.ask(rig, RequestCode.LOCK_BATCH_MQ, client, queues)
+        assert (reply.code, reply.ext) == (0, {})
+        return loads_lenient(reply.body)["lockOKMQSet"]
+
+    def test_the_answer_names_what_the_client_holds(self, rig):
+        zero, one, two = self.QUEUES
+        assert self.lock(rig, "c1", [zero, one]) == [zero, one]
+        assert self.lock(rig, "c2", [zero, two]) == [two]
+        reply = self.ask(rig, RequestCode.UNLOCK_BATCH_MQ, "c1", [zero], onlyThisBroker=False)
+        assert (reply.code, reply.body) == (0, b"")
+        assert self.lock(rig, "c2", [zero, one, two]) == [zero, two]
+
+    def test_the_body_is_written_as_rocketmq_does(self, rig):
+        reply = self.ask(rig, RequestCode.LOCK_BATCH_MQ, "c1", self.QUEUES[:1])
+        assert reply.body == b'{"lockOKMQSet":[{"brokerName":"b","queueId":0,"topic":"t"}]}'
+
+    def test_a_silent_holder_loses_its_locks(self, rig):
+        self.lock(rig, "c1", self.QUEUES)
+        rig.clock.advance_ms(60_001)
+        rig.broker.expire_clients()
+        assert self.lock(rig, "c2", self.QUEUES) == list(self.QUEUES)
+
+    @pytest.mark.parametrize("code", [RequestCode.LOCK_BATCH_MQ, RequestCode.UNLOCK_BATCH_MQ])
+    def test_garbage_is_refused(self, rig, code):
+        assert rig.ask(code, {}, b"{broken").code == 1
+
+
+def test_topics_that_name_servers_call_ordered_become_so(rig):
+    rig.broker.topics.put(TopicConfig(topic_name="topic-a"))
+    rig.broker._mark_ordered(frozenset({"topic-a", "unknown"}))
+    assert rig.broker.topics.get("topic-a").order
+    version = rig.broker.topics.data_version
+    rig.broker._mark_ordered(frozenset({"topic-a"}))
+    assert rig.broker.topics.data_version == version
