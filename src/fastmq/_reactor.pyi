@@ -15,9 +15,14 @@ class Reactor:
     for `take_cold`. It runs on whichever thread calls `turn`; every method may be called from any thread.
     """
 
-    def __init__(self, store: Store | None = None, *, hot: bool = True, max_frame_bytes: int = 16 << 20,
-                 max_output_bytes: int = 64 << 20) -> None: ...
-
+    def __init__(
+        self,
+        store: Store | None = None,
+        *,
+        hot: bool = True,
+        max_frame_bytes: int = 16 << 20,
+        max_output_bytes: int = 64 << 20,
+    ) -> None: ...
     def add(self, fd: int, service: int) -> int:
         """Take over a connected, non-blocking socket (the reactor closes it). `service` comes back with its frames.
 
@@ -35,9 +40,18 @@ class Reactor:
     def close_connection(self, connection: int) -> None: ...
     def connections(self) -> list[tuple[int, int, float]]:
         """(id, service, seconds since it last sent or received)."""
-    def set_send_policy(self, *, enabled: bool, service: int, region: str, cluster: str, trace_on: bool,
-                        max_message_bytes: int, failures: Mapping[int, tuple[int, str]],
-                        sync_flush_timeout_ms: int = 5000) -> None:
+    def set_send_policy(
+        self,
+        *,
+        enabled: bool,
+        service: int,
+        region: str,
+        cluster: str,
+        trace_on: bool,
+        max_message_bytes: int,
+        failures: Mapping[int, tuple[int, str]],
+        sync_flush_timeout_ms: int = 5000,
+    ) -> None:
         """What the hot road needs to know of the broker for SEND_MESSAGE (10, 310). `enabled` is the on/off switch.
 
         `failures`: how a status of the store is answered, (response code, ASCII remark).

@@ -174,7 +174,9 @@ class Store:
     def store_timestamp_at(self, topic: str, queue_id: int, offset: int) -> int:
         """Store time in ms of the message at a queue offset, -1 if there is none."""
     def earliest_store_timestamp(self) -> int: ...
-    def query_index(self, topic: str, key: str, max_count: int, begin_ms: int, end_ms: int) -> tuple[list[int], int, int]:
+    def query_index(
+        self, topic: str, key: str, max_count: int, begin_ms: int, end_ms: int
+    ) -> tuple[list[int], int, int]:
         """(log offsets ascending, index last update timestamp, index last update physical offset)."""
 
     # --- waiting -----------------------------------------------------------
@@ -201,6 +203,11 @@ class Store:
     def set_disk_full(self, full: bool) -> None:
         """While set, appends are refused with ST_DISK_FULL."""
     def set_writeable(self, writeable: bool) -> None: ...
-    def reconfigure(self, *, max_message_bytes: int | None = None, sync_flush: bool | None = None,
-                    flush_interval_ms: int | None = None) -> None: ...
+    def reconfigure(
+        self,
+        *,
+        max_message_bytes: int | None = None,
+        sync_flush: bool | None = None,
+        flush_interval_ms: int | None = None,
+    ) -> None: ...
     def statistics(self) -> dict[str, int]: ...

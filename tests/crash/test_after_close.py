@@ -171,32 +171,58 @@ def test_readers_while_segments_go(tmp_path):
     store.close()
 
 
-@pytest.mark.parametrize("call", [
-    lambda s: s.read_messages([(0,)]), lambda s: s.read_messages([("a", 1)]), lambda s: s.read_messages([(1 << 70, 1)]),
-    lambda s: s.read_messages(5), lambda s: s.read_record("x"), lambda s: s.put("t", 0, "text", b""),
-    lambda s: s.put(None, 0, b"", b""), lambda s: s.put("t", 0, b"", None), lambda s: s.put("t", 0, b"", b"", born_host=("x", 1)),
-    lambda s: s.put("t", 0, b"", b"", tags_code="a"), lambda s: s.put("t", 1 << 70, b"", b""), lambda s: s.put_batch("t", 0, None),
-    lambda s: s.read_queue("t", 0, 0, 1, tag_codes=frozenset(["a"])), lambda s: s.queue_entries(None, 0, 0, 1),
-    lambda s: s.query_index(None, "k", 1, 0, 1), lambda s: s.query_index("t", None, 1, 0, 1), lambda s: s.set_topic("", perm=1,
-    read_queues=1, write_queues=1, flags=0), lambda s: s.put("\udc80", 0, b"", b""), lambda s: s.watch("t", -1),
-])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda s: s.read_messages([(0,)]),
+        lambda s: s.read_messages([("a", 1)]),
+        lambda s: s.read_messages([(1 << 70, 1)]),
+        lambda s: s.read_messages(5),
+        lambda s: s.read_record("x"),
+        lambda s: s.put("t", 0, "text", b""),
+        lambda s: s.put(None, 0, b"", b""),
+        lambda s: s.put("t", 0, b"", None),
+        lambda s: s.put("t", 0, b"", b"", born_host=("x", 1)),
+        lambda s: s.put("t", 0, b"", b"", tags_code="a"),
+        lambda s: s.put("t", 1 << 70, b"", b""),
+        lambda s: s.put_batch("t", 0, None),
+        lambda s: s.read_queue("t", 0, 0, 1, tag_codes=frozenset(["a"])),
+        lambda s: s.queue_entries(None, 0, 0, 1),
+        lambda s: s.query_index(None, "k", 1, 0, 1),
+        lambda s: s.query_index("t", None, 1, 0, 1),
+        lambda s: s.set_topic("", perm=1, read_queues=1, write_queues=1, flags=0),
+        lambda s: s.put("\udc80", 0, b"", b""),
+        lambda s: s.watch("t", -1),
+    ],
+)
 def test_wrong_arguments_raise(tmp_path, call):
     store = open_store(tmp_path)
+    store.put("t", 0, b"", b"")
     with pytest.raises((TypeError, ValueError, OverflowError, FastmqError, UnicodeError)):
         call(store)
     assert store.put("t", 0, b"", b"").status == _store.ST_OK
     store.close()
 
 
-@pytest.mark.parametrize("call", [
-    lambda s: s.read_queue("t", 0, -(1 << 63), 1 << 60, max_bytes=-1, max_scanned=-5),
-    lambda s: s.read_queue("t", 0, (1 << 63) - 1, -1), lambda s: s.queue_entries("t", 0, -5, -5),
-    lambda s: s.queue_entries("t", -1, 0, 5), lambda s: s.queue_offsets("t", 1 << 40),
-    lambda s: s.search_offset("t", 0, -(1 << 63)), lambda s: s.store_timestamp_at("t", 0, 1 << 62),
-    lambda s: s.query_index("t", "", -1, 5, -5), lambda s: s.index_step(-1), lambda s: s.delete_segments(-1),
-    lambda s: s.read_messages([((1 << 63) - 1, (1 << 63) - 1)]), lambda s: s.read_messages([(0, 1 << 62)]),
-    lambda s: s.put("t", 0, b"", b"\1\1\1\2\2\2\1KEYS\1TAGS\1\2KEYS\1 \2"), lambda s: s.put("t", 0, b"", b"\xff\xfeTAGS\1\xff\2"),
-])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda s: s.read_queue("t", 0, -(1 << 63), 1 << 60, max_bytes=-1, max_scanned=-5),
+        lambda s: s.read_queue("t", 0, (1 << 63) - 1, -1),
+        lambda s: s.queue_entries("t", 0, -5, -5),
+        lambda s: s.queue_entries("t", -1, 0, 5),
+        lambda s: s.queue_offsets("t", 1 << 40),
+        lambda s: s.search_offset("t", 0, -(1 << 63)),
+        lambda s: s.store_timestamp_at("t", 0, 1 << 62),
+        lambda s: s.query_index("t", "", -1, 5, -5),
+        lambda s: s.index_step(-1),
+        lambda s: s.delete_segments(-1),
+        lambda s: s.read_messages([((1 << 63) - 1, (1 << 63) - 1)]),
+        lambda s: s.read_messages([(0, 1 << 62)]),
+        lambda s: s.put("t", 0, b"", b"\1\1\1\2\2\2\1KEYS\1TAGS\1\2KEYS\1 \2"),
+        lambda s: s.put("t", 0, b"", b"\xff\xfeTAGS\1\xff\2"),
+    ],
+)
 def test_strange_arguments_do_no_harm(tmp_path, call):
     store = open_store(tmp_path)
     store.put("t", 0, b"x", b"KEYS\1k\2")

@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from support.servers import FastmqServer
-from support.waiting import wait_until
 
 from fastmq.protocol.codes import RequestCode
 from fastmq.protocol.command import Command, FrameSplitter, decode_frame, encode_frame
 from fastmq.protocol.message import StoredMessage, decode_messages
+from support.servers import FastmqServer
+from support.waiting import wait_until
 
 TOPIC = "crash"
 QUEUES = 4

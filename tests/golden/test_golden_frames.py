@@ -108,9 +108,7 @@ def test_every_header_decodes_and_keeps_its_fields() -> None:
         for name, value in command.ext.items():
             if name not in NOT_OF_THE_HEADER:
                 assert fields.get(name) == value, (name, record)
-    assert refused == {
-        note: (1, f"the custom field <{name}> is null") for note, name in REFUSED_HEADERS.items()
-    }
+    assert refused == {note: (1, f"the custom field <{name}> is null") for note, name in REFUSED_HEADERS.items()}
 
 
 def is_json(body: bytes) -> bool:
@@ -188,9 +186,7 @@ def test_heartbeats_keep_their_meaning() -> None:
             assert bodies.HeartbeatData.from_json(bodies.dumps(beat)) == beat, record
             raw = bodies.loads_lenient(command.body)
             for group, parsed in zip(raw.get("consumerDataSet", []), beat.consumer_data_set, strict=True):
-                for item, subscription in zip(
-                    group["subscriptionDataSet"], parsed.subscription_data_set, strict=True
-                ):
+                for item, subscription in zip(group["subscriptionDataSet"], parsed.subscription_data_set, strict=True):
                     if item["expressionType"] == "TAG":
                         assert set(map(int, item["codeSet"])) == subscription.code_set, record
             checked += 1

@@ -21,8 +21,10 @@ from fastmq import _store
 
 HERE = Path(__file__).parent / "store"
 NAMES = ["clean", "crash", "torn", "rolled", "ext-bloom"]
-DELAYS = [int(s[:-1]) * {"s": 1000, "m": 60_000, "h": 3_600_000}[s[-1]] for s in
-          "1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h".split()]
+DELAYS = [
+    int(s[:-1]) * {"s": 1000, "m": 60_000, "h": 3_600_000}[s[-1]]
+    for s in ["1s", "5s", "10s", "30s", "1m", "2m", "3m", "4m", "5m", "6m", "7m", "8m", "9m", "10m", "20m", "30m", "1h", "2h"]
+]
 
 
 def unpack(name: str, target: Path) -> Path:
@@ -63,10 +65,23 @@ def parse(record: bytes) -> dict:
     (length,) = struct.unpack_from(">H", record, at)
     pairs = [pair.split("\1", 1) for pair in record[at + 2 : at + 2 + length].decode().split("\2") if "\1" in pair]
     assert at + 2 + length == size == len(record)
-    return {"topic": topic, "queueId": queue_id, "queueOffset": queue_offset, "offset": offset, "size": size,
-            "storeTime": stored, "bornTime": born, "sysFlag": sys_flag, "flag": flag, "reconsumeTimes": reconsume,
-            "preparedTransactionOffset": prepared, "bodyCrc": crc, "bodyLength": body_len, "body": body,
-            "properties": {name: value for name, value in pairs if value}}
+    return {
+        "topic": topic,
+        "queueId": queue_id,
+        "queueOffset": queue_offset,
+        "offset": offset,
+        "size": size,
+        "storeTime": stored,
+        "bornTime": born,
+        "sysFlag": sys_flag,
+        "flag": flag,
+        "reconsumeTimes": reconsume,
+        "preparedTransactionOffset": prepared,
+        "bodyCrc": crc,
+        "bodyLength": body_len,
+        "body": body,
+        "properties": {name: value for name, value in pairs if value},
+    }
 
 
 def read_all(store: _store.Store, topic: str, queue_id: int) -> list[bytes]:
@@ -121,10 +136,22 @@ def test_every_message_is_the_same(opened):
     assert sorted(ours) == sorted(m["offset"] for m in manifest["messages"])
     for theirs in manifest["messages"]:
         mine = ours[theirs["offset"]]
-        for key in ("topic", "queueId", "size", "storeTime", "bornTime", "sysFlag", "flag", "reconsumeTimes",
-                    "preparedTransactionOffset", "bodyCrc", "bodyLength", "properties"):
+        for key in (
+            "topic",
+            "queueId",
+            "size",
+            "storeTime",
+            "bornTime",
+            "sysFlag",
+            "flag",
+            "reconsumeTimes",
+            "preparedTransactionOffset",
+            "bodyCrc",
+            "bodyLength",
+            "properties",
+        ):
             assert mine[key] == theirs[key], (theirs["offset"], key)
-        if not theirs["sysFlag"] & 0x80:    # of an inner batch Apache shows the offset it was asked for
+        if not theirs["sysFlag"] & 0x80:  # of an inner batch Apache shows the offset it was asked for
             assert mine["queueOffset"] == theirs["queueOffset"]
         assert hashlib.sha256(mine["body"]).hexdigest() == theirs["bodySha256"]
         if "body" in theirs:
@@ -146,7 +173,7 @@ def test_queries_by_key(opened):
     _name, store, manifest = opened
     wrong = []
     for query in manifest["keyQueries"]:
-        most = 32 if query["unique"] else query["maxNum"]   # defaultQueryMaxNum stands in for a unique key's number
+        most = 32 if query["unique"] else query["maxNum"]  # defaultQueryMaxNum stands in for a unique key's number
         found, _time, _offset = store.query_index(query["topic"], query["key"], most, query["begin"], query["end"])
         offsets = []
         for offset in found:
@@ -219,7 +246,7 @@ def test_queues_rebuilt_from_the_log_alone_are_the_same(name, tmp_path):
         rebuilt = store.queue_entries(topic, queue_id, 0, len(entries))
         assert [entry[:2] for entry in rebuilt] == [entry[:2] for entry in entries], topic
         for new, old in zip(rebuilt, entries, strict=True):
-            assert new[2] == old[2] or old[2] <= -2147483649    # an address in consumequeue_ext: a hash takes its place
+            assert new[2] == old[2] or old[2] <= -2147483649  # an address in consumequeue_ext: a hash takes its place
     store.close()
 
 
@@ -230,8 +257,13 @@ def test_master_and_replica_hold_the_same(left, right, tmp_path):
     seen = []
     for store in stores:
         assert store.written_offset > 0
-        seen.append({(topic, queue_id): read_all(store, topic, queue_id) for topic, queue_id, _low, high in store.queues()
-                     if high})
+        seen.append(
+            {
+                (topic, queue_id): read_all(store, topic, queue_id)
+                for topic, queue_id, _low, high in store.queues()
+                if high
+            }
+        )
         store.close()
     assert seen[0] == seen[1]
     assert any(seen[0].values())

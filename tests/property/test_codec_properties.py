@@ -23,7 +23,7 @@ CODECS: list[ModuleType] = [_frames, EXTENSION]
 few = settings(max_examples=150, deadline=None)
 
 text = st.text(st.characters(exclude_categories=("Cs",)), max_size=30) | st.text(
-    "\x01\x02\"\\/\n\x7f\x85\u2028ä€", max_size=10
+    '\x01\x02"\\/\n\x7f\x85\u2028ä€', max_size=10
 )
 any_text = st.text(max_size=20)  # with halves of surrogate pairs
 int32 = st.integers(-(1 << 31), (1 << 31) - 1)

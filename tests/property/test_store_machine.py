@@ -28,8 +28,8 @@ class StoreMachine(RuleBasedStateMachine):
         super().__init__()
         self.root = tempfile.mkdtemp()
         self.now = 1_700_000_000_000
-        self.log: list[tuple[int, int, str, int, int, bytes]] = []      # offset, size, topic, queue, queue offset, body
-        self.deleted: dict[str, int] = {}                               # topic -> log offset at which it was deleted
+        self.log: list[tuple[int, int, str, int, int, bytes]] = []  # offset, size, topic, queue, queue offset, body
+        self.deleted: dict[str, int] = {}  # topic -> log offset at which it was deleted
         self.min_log = 0
         self.serial = 0
         self.store: _store.Store | None = None
@@ -40,9 +40,17 @@ class StoreMachine(RuleBasedStateMachine):
         self.open()
 
     def open(self) -> None:
-        self.store = _store.Store(self.root, store_host=("127.0.0.1", 1), segment_bytes=SEGMENT, queue_file_bytes=QUEUE_FILE,
-                                  index_slots=7, index_entries=20, sync_flush=self.sync, allocate_step_bytes=8192,
-                                  wall_clock_ms=lambda: self.now)
+        self.store = _store.Store(
+            self.root,
+            store_host=("127.0.0.1", 1),
+            segment_bytes=SEGMENT,
+            queue_file_bytes=QUEUE_FILE,
+            index_slots=7,
+            index_entries=20,
+            sync_flush=self.sync,
+            allocate_step_bytes=8192,
+            wall_clock_ms=lambda: self.now,
+        )
 
     def teardown(self) -> None:
         if self.store is not None:
@@ -62,7 +70,11 @@ class StoreMachine(RuleBasedStateMachine):
             assert done.status == _store.ST_OK
             self.log.append((done.log_offset, done.size, topic, queue, done.queue_offset, body))
 
-    @rule(topic=st.sampled_from(TOPICS), queue=st.integers(0, 2), sizes=st.lists(st.integers(0, 900), min_size=1, max_size=12))
+    @rule(
+        topic=st.sampled_from(TOPICS),
+        queue=st.integers(0, 2),
+        sizes=st.lists(st.integers(0, 900), min_size=1, max_size=12),
+    )
     def put_batch(self, topic: str, queue: int, sizes: list[int]) -> None:
         bodies, batch = [], b""
         for size in sizes:
@@ -184,6 +196,8 @@ class StoreMachine(RuleBasedStateMachine):
 
 TestStoreMachine = StoreMachine.TestCase
 TestStoreMachine.settings = settings(
-    max_examples=int(os.environ.get("FASTMQ_EXAMPLES", "40")), stateful_step_count=40, deadline=None,
+    max_examples=int(os.environ.get("FASTMQ_EXAMPLES", "40")),
+    stateful_step_count=40,
+    deadline=None,
     suppress_health_check=list(HealthCheck),
 )

@@ -56,7 +56,7 @@ def test_absent_parts_are_left_out_and_empty_text_is_kept(codec: ModuleType) -> 
         ("KEYS\x01a\x02", rb"KEYS\u0001a\u0002"),
         ("\b\t\n\f\r", rb"\b\t\n\f\r"),
         ("\x0b\x1a\x1f\x00", rb"\u000B\u001A\u001F\u0000"),
-        ('say "no" \\ /', rb'say \"no\" \\ /'),
+        ('say "no" \\ /', rb"say \"no\" \\ /"),
         ("\x7f\x80\x9f\xa0", b"\\u007F\\u0080\\u009F\xc2\xa0"),
         ("\u2027\u2028\u2029\u202a", b"\xe2\x80\xa7\\u2028\\u2029\xe2\x80\xaa"),
         ("größe 标签 \U0001f600", "größe 标签 \U0001f600".encode()),

@@ -38,10 +38,17 @@ def test_an_unknown_kernel_is_refused():
         _store.crc32(b"x", kernel="vmull")
 
 
-@pytest.mark.parametrize(("text", "value"), [
-    ("", 0), ("hello", 99162322), ("TagA", 2598919), ("größe", 98619139), ("🚀", 1772899),
-    ("polygenelubricants", -2147483648),
-])
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("", 0),
+        ("hello", 99162322),
+        ("TagA", 2598919),
+        ("größe", 98619139),
+        ("🚀", 1772899),
+        ("polygenelubricants", -2147483648),
+    ],
+)
 def test_java_hash(text, value):
     """Values from java.lang.String.hashCode."""
     units = text.encode("utf-16-be")

@@ -17,8 +17,14 @@ def open_store(tmp_path):
     opened = []
 
     def open_it(**settings):
-        defaults = {"segment_bytes": 16_384, "queue_file_bytes": 400, "index_slots": 7, "index_entries": 50,
-                    "allocate_step_bytes": 4096, "wall_clock_ms": lambda: NOW}
+        defaults = {
+            "segment_bytes": 16_384,
+            "queue_file_bytes": 400,
+            "index_slots": 7,
+            "index_entries": 50,
+            "allocate_step_bytes": 4096,
+            "wall_clock_ms": lambda: NOW,
+        }
         store = _store.Store(str(tmp_path / "store"), store_host=("10.1.2.3", 10911), **(defaults | settings))
         opened.append(store)
         return store
@@ -40,10 +46,24 @@ def test_record_bytes(open_store):
     """Every byte of a record with IPv4 hosts, as Apache's broker would read it."""
     store = open_store()
     store.put("t", 3, b"first", b"")
-    done = store.put("orders", 3, b"body!", b"TAGS\1a\2", flag=5, sys_flag=0x1, born_timestamp_ms=77,
-                     born_host=("192.0.2.9", 555), reconsume_times=2, prepared_offset=9)
-    expected = struct.pack(">iIIiiqqiq", 91 + 5 + 6 + 7, 0xDAA320A7, zlib.crc32(b"body!") & 0x7FFFFFFF, 3, 5, 0, 97, 1, 77)
-    expected += bytes([192, 0, 2, 9]) + struct.pack(">iq", 555, NOW) + bytes([10, 1, 2, 3]) + struct.pack(">iiq", 10911, 2, 9)
+    done = store.put(
+        "orders",
+        3,
+        b"body!",
+        b"TAGS\1a\2",
+        flag=5,
+        sys_flag=0x1,
+        born_timestamp_ms=77,
+        born_host=("192.0.2.9", 555),
+        reconsume_times=2,
+        prepared_offset=9,
+    )
+    expected = struct.pack(
+        ">iIIiiqqiq", 91 + 5 + 6 + 7, 0xDAA320A7, zlib.crc32(b"body!") & 0x7FFFFFFF, 3, 5, 0, 97, 1, 77
+    )
+    expected += (
+        bytes([192, 0, 2, 9]) + struct.pack(">iq", 555, NOW) + bytes([10, 1, 2, 3]) + struct.pack(">iiq", 10911, 2, 9)
+    )
     expected += struct.pack(">i", 5) + b"body!" + b"\6orders" + struct.pack(">h", 7) + b"TAGS\1a\2"
     assert store.read_record(done.log_offset) == expected
     assert (done.log_offset, done.size, done.queue_offset, done.store_timestamp_ms) == (97, len(expected), 0, NOW)
@@ -57,7 +77,7 @@ def test_ipv6_born_host(open_store):
     record = store.read_record(store.put("t", 0, b"b", b"", born_host=("2001:db8::1", 1)).log_offset)
     assert struct.unpack_from(">i", record, 36)[0] & 0x30 == 0x10
     assert len(record) == 91 + 12 + 1 + 1
-    assert record[48:68] == bytes.fromhex("20010db8000000000000000000000001" "00000001")
+    assert record[48:68] == bytes.fromhex("20010db800000000000000000000000100000001")
 
 
 def test_a_long_topic_makes_a_v2_record(open_store):
@@ -116,7 +136,7 @@ def test_a_full_file_ends_with_a_filler(open_store):
     store = open_store()
     first = store.put("t", 0, b"x" * 10_000, b"")
     room = 16_384 - first.size
-    store.put("t", 0, b"y" * (room - 8 - 92 + 1), b"")      # one byte too long
+    store.put("t", 0, b"y" * (room - 8 - 92 + 1), b"")  # one byte too long
     (path, _base, size, _), (_p, base, _s, _t) = store.segments()
     data = Path(path).read_bytes()
     assert (size, base) == (16_384, 16_384)
@@ -134,8 +154,14 @@ def test_a_file_filled_to_its_last_eight_bytes(open_store):
 def test_batch_is_contiguous_and_shares_its_header(open_store):
     store = open_store()
     store.put("t", 1, b"x" * 16_000, b"")
-    status, placed = store.put_batch("t", 1, batch_of((b"a" * 200, b"TAGS\1x\2"), (b"bb", b""), (b"", b"K\1v\2")),
-                                     sys_flag=0, born_timestamp_ms=5, born_host=("192.0.2.1", 9))
+    status, placed = store.put_batch(
+        "t",
+        1,
+        batch_of((b"a" * 200, b"TAGS\1x\2"), (b"bb", b""), (b"", b"K\1v\2")),
+        sys_flag=0,
+        born_timestamp_ms=5,
+        born_host=("192.0.2.1", 9),
+    )
     assert status == _store.ST_OK
     assert [p.queue_offset for p in placed] == [1, 2, 3]
     assert placed[0].log_offset == 16_384
@@ -162,7 +188,7 @@ def test_limits(open_store):
     assert store.put("t", 0, b"x" * 1000, b"").status == _store.ST_OK
     assert store.put("t", 0, b"x" * 1001, b"").status == _store.ST_BODY_TOO_LARGE
     assert store.put("t", 0, b"", b"p" * 32_768).status == _store.ST_PROPERTIES_TOO_LARGE
-    assert store.put("t", 0, b"", b"p" * 32_767).status == _store.ST_RECORD_TOO_LARGE     # of this small file
+    assert store.put("t", 0, b"", b"p" * 32_767).status == _store.ST_RECORD_TOO_LARGE  # of this small file
     assert store.put("", 0, b"", b"").status == _store.ST_TOPIC_TOO_LONG
     assert store.put("t" * 256, 0, b"", b"").status == _store.ST_TOPIC_TOO_LONG
     refused = store.put("t", 0, b"x" * 1001, b"")

@@ -10,8 +10,11 @@ from fastmq import _store
 
 
 def open_store(path, **settings):
-    return _store.Store(str(path), store_host=("127.0.0.1", 1),
-                        **({"segment_bytes": 65_536, "queue_file_bytes": 2000, "index_slots": 7, "index_entries": 50} | settings))
+    return _store.Store(
+        str(path),
+        store_host=("127.0.0.1", 1),
+        **({"segment_bytes": 65_536, "queue_file_bytes": 2000, "index_slots": 7, "index_entries": 50} | settings),
+    )
 
 
 def wait_for(fd, condition):
@@ -70,14 +73,18 @@ def test_a_flush_over_several_files(tmp_path):
 def test_the_threads_flush_and_index(tmp_path, sync):
     store = open_store(tmp_path, sync_flush=sync, flush_interval_ms=1, flush_least_pages=0)
     store.start()
-    writers = [threading.Thread(target=lambda q=q: [store.put("t", q, b"x" * 300, b"KEYS\1k\2") for _ in range(300)])
-               for q in range(3)]
+    writers = [
+        threading.Thread(target=lambda q=q: [store.put("t", q, b"x" * 300, b"KEYS\1k\2") for _ in range(300)])
+        for q in range(3)
+    ]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join()
     wait_for(store.flush_event_fd, lambda: store.flushed_offset == store.written_offset)
-    assert store.queues() == [("t", 0, 0, 300), ("t", 1, 0, 300), ("t", 2, 0, 300)] or sorted(store.queues())[0][3] == 300
+    assert (
+        store.queues() == [("t", 0, 0, 300), ("t", 1, 0, 300), ("t", 2, 0, 300)] or sorted(store.queues())[0][3] == 300
+    )
     statistics = store.statistics()
     store.close()
     assert statistics["puts"] == 900

@@ -30,8 +30,10 @@ def test_a_second_store_of_the_same_process_is_refused(tmp_path):
 
 def lock_is_taken(path) -> bool:
     """Ask from another process, with the record lock a Java broker would take."""
-    code = ("import fcntl,sys\nf=open(sys.argv[1],'r+b')\n"
-            "try: fcntl.lockf(f,fcntl.LOCK_EX|fcntl.LOCK_NB,1,0)\nexcept OSError: sys.exit(3)")
+    code = (
+        "import fcntl,sys\nf=open(sys.argv[1],'r+b')\n"
+        "try: fcntl.lockf(f,fcntl.LOCK_EX|fcntl.LOCK_NB,1,0)\nexcept OSError: sys.exit(3)"
+    )
     return subprocess.run([sys.executable, "-c", code, str(path / "lock")], check=False).returncode == 3
 
 
@@ -45,10 +47,13 @@ def test_java_sees_the_lock(tmp_path):
 
 def test_we_see_the_lock_of_another_process(tmp_path):
     open_store(tmp_path).close()
-    code = ("import fcntl,sys\nf=open(sys.argv[1],'r+b')\nfcntl.lockf(f,fcntl.LOCK_EX,1,0)\nprint('ok',flush=True)\n"
-            "sys.stdin.read()")
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "lock")], stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE) as other:
+    code = (
+        "import fcntl,sys\nf=open(sys.argv[1],'r+b')\nfcntl.lockf(f,fcntl.LOCK_EX,1,0)\nprint('ok',flush=True)\n"
+        "sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
         other.stdout.readline()
         with pytest.raises(StoreLockedError, match="another process"):
             open_store(tmp_path)
@@ -95,9 +100,18 @@ def test_a_failed_open_lets_go_of_everything(tmp_path):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-@pytest.mark.parametrize("settings", [{"segment_bytes": 10}, {"segment_bytes": 1 << 40}, {"queue_file_bytes": 0},
-                                      {"index_slots": 0}, {"index_entries": 1}, {"store_host": ("example", 1)},
-                                      {"store_host": ("::1", 1)}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"segment_bytes": 10},
+        {"segment_bytes": 1 << 40},
+        {"queue_file_bytes": 0},
+        {"index_slots": 0},
+        {"index_entries": 1},
+        {"store_host": ("example", 1)},
+        {"store_host": ("::1", 1)},
+    ],
+)
 def test_settings_that_cannot_be(tmp_path, settings):
     with pytest.raises(UsageError):
         _store.Store(str(tmp_path), **({"store_host": ("127.0.0.1", 1)} | settings))

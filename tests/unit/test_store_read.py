@@ -11,8 +11,15 @@ from fastmq import _store
 @pytest.fixture
 def store(tmp_path):
     clock = [1_000_000]
-    store = _store.Store(str(tmp_path), store_host=("127.0.0.1", 1), segment_bytes=65_536, queue_file_bytes=2000,
-                         index_slots=13, index_entries=50, wall_clock_ms=lambda: clock[0])
+    store = _store.Store(
+        str(tmp_path),
+        store_host=("127.0.0.1", 1),
+        segment_bytes=65_536,
+        queue_file_bytes=2000,
+        index_slots=13,
+        index_entries=50,
+        wall_clock_ms=lambda: clock[0],
+    )
     store_clock[store] = clock
     yield store
     store.close(clean=False)
@@ -22,16 +29,22 @@ store_clock: dict[_store.Store, list[int]] = {}
 
 
 def fill(store, count, size=100, topic="t", queue=0):
-    return [store.put(topic, queue, b"%d." % i + b"x" * size, b"TAGS\1%s\2KEYS\1k%d all\2" % ((b"a", b"b", b"c")[i % 3], i))
-            for i in range(count)]
+    return [
+        store.put(topic, queue, b"%d." % i + b"x" * size, b"TAGS\1%s\2KEYS\1k%d all\2" % ((b"a", b"b", b"c")[i % 3], i))
+        for i in range(count)
+    ]
 
 
 def test_statuses(store):
     assert store.read_queue("t", 0, 0, 1).status == _store.NO_MATCHED_LOGIC_QUEUE
     store.watch("t", 0)
     fill(store, 10)
-    for offset, status, following in [(-1, _store.OFFSET_TOO_SMALL, 0), (10, _store.OFFSET_OVERFLOW_ONE, 10),
-                                      (11, _store.OFFSET_OVERFLOW_BADLY, 10), (9, _store.FOUND, 10)]:
+    for offset, status, following in [
+        (-1, _store.OFFSET_TOO_SMALL, 0),
+        (10, _store.OFFSET_OVERFLOW_ONE, 10),
+        (11, _store.OFFSET_OVERFLOW_BADLY, 10),
+        (9, _store.FOUND, 10),
+    ]:
         result = store.read_queue("t", 0, offset, 32)
         assert (result.status, result.next_offset, result.min_offset, result.max_offset) == (status, following, 0, 10)
 
@@ -39,7 +52,7 @@ def test_statuses(store):
 def test_count_and_bytes_bound_a_batch(store):
     placed = fill(store, 100)
     assert len(store.read_queue("t", 0, 0, 5).messages) == 5
-    assert len(store.read_queue("t", 0, 0, 99).messages) == 32          # maxTransferCountOnMessageInMemory
+    assert len(store.read_queue("t", 0, 0, 99).messages) == 32  # maxTransferCountOnMessageInMemory
     assert len(store.read_queue("t", 0, 0, 99, max_bytes=placed[0].size * 3 + 5).messages) == 3
     assert len(store.read_queue("t", 0, 0, 99, max_bytes=1).messages) == 1
     result = store.read_queue("t", 0, 40, 5)
@@ -49,7 +62,7 @@ def test_count_and_bytes_bound_a_batch(store):
     assert len(store.read_queue("t", 0, 0, 99).messages) == 64
     store.reconfigure(memory_ratio=0)
     cold = store.read_queue("t", 0, 0, 99)
-    assert (len(cold.messages), cold.suggest_slave) == (8, True)        # maxTransferCountOnMessageInDisk
+    assert (len(cold.messages), cold.suggest_slave) == (8, True)  # maxTransferCountOnMessageInDisk
     assert not store.read_queue("t", 0, 100, 99).suggest_slave
 
 
@@ -58,7 +71,7 @@ def test_filter_by_tag_codes(store):
     a = frozenset([_store.java_hash("a")])
     result = store.read_queue("t", 0, 0, 10, tag_codes=a)
     assert result.messages == [(p.log_offset, p.size) for p in placed[0:30:3]]
-    assert result.next_offset == 28     # right behind the last one taken
+    assert result.next_offset == 28  # right behind the last one taken
     nothing = store.read_queue("t", 0, 0, 10, tag_codes=frozenset([1]), max_scanned=50)
     assert (nothing.status, nothing.next_offset, nothing.messages) == (_store.NO_MATCHED_MESSAGE, 50, [])
     both = store.read_queue("t", 0, 60, 32, tag_codes=frozenset([_store.java_hash("b"), _store.java_hash("c")]))
@@ -94,7 +107,7 @@ def test_offsets_by_time(store):
 def test_keys(store):
     clock = store_clock[store]
     placed = []
-    for i in range(200):        # more than a file of 50 holds
+    for i in range(200):  # more than a file of 50 holds
         clock[0] += 1000
         placed.append(store.put("t", 0, b"%d" % i, b"UNIQ_KEY\1u%d\2KEYS\1k%d  even%d\2" % (i, i, i % 2)))
     while store.index_step(1000) > 0:

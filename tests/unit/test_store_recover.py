@@ -11,8 +11,13 @@ import pytest
 from fastmq import _store
 from fastmq.errors import StoreError
 
-SIZES = {"segment_bytes": 16_384, "queue_file_bytes": 400, "index_slots": 7, "index_entries": 50,
-         "allocate_step_bytes": 8192}
+SIZES = {
+    "segment_bytes": 16_384,
+    "queue_file_bytes": 400,
+    "index_slots": 7,
+    "index_entries": 50,
+    "allocate_step_bytes": 8192,
+}
 
 
 def open_store(path, **settings):
@@ -46,7 +51,9 @@ def crashed(path, count=300, **settings):
 
 
 def contents(store):
-    return {(topic, queue): store.queue_entries(topic, queue, low, 1 << 20) for topic, queue, low, _high in store.queues()}
+    return {
+        (topic, queue): store.queue_entries(topic, queue, low, 1 << 20) for topic, queue, low, _high in store.queues()
+    }
 
 
 def test_nothing_is_lost_by_a_kill(tmp_path):
@@ -95,8 +102,14 @@ def test_what_stands_behind_a_bad_record_never_comes_back(tmp_path):
 def test_any_kind_of_bad_header_ends_the_log(tmp_path, damage):
     placed = crashed(tmp_path)
     bad = placed[120]
-    data = {"zeros": bytes(91), "noise": random.Random(1).randbytes(91), "size": b"\x7f\xff\xff\xff", "magic": b"",
-            "place": b"", "filler": struct.pack(">iI", 5, 0xCBD43194)}[damage]
+    data = {
+        "zeros": bytes(91),
+        "noise": random.Random(1).randbytes(91),
+        "size": b"\x7f\xff\xff\xff",
+        "magic": b"",
+        "place": b"",
+        "filler": struct.pack(">iI", 5, 0xCBD43194),
+    }[damage]
     at = bad.log_offset % 16_384
     file = log_files(tmp_path)[bad.log_offset // 16_384]
     patch(file, at, data)
@@ -147,7 +160,9 @@ def test_noise_everywhere_crashes_nobody(tmp_path):
         shutil.rmtree(path)
 
 
-@pytest.mark.parametrize("what", ["consumequeue", "consumequeue/t/1", "index", "checkpoint", "consumequeue index checkpoint"])
+@pytest.mark.parametrize(
+    "what", ["consumequeue", "consumequeue/t/1", "index", "checkpoint", "consumequeue index checkpoint"]
+)
 @pytest.mark.parametrize("clean", [True, False])
 def test_what_can_be_rebuilt_is(tmp_path, what, clean):
     store = open_store(tmp_path)
@@ -165,8 +180,14 @@ def test_what_can_be_rebuilt_is(tmp_path, what, clean):
     store.close()
 
 
-@pytest.mark.parametrize(("file", "size"), [("commitlog/00000000000000000000", 16_383), ("commitlog/00000000000000000000", 0),
-                                            ("consumequeue/t/0/00000000000000000000", 399)])
+@pytest.mark.parametrize(
+    ("file", "size"),
+    [
+        ("commitlog/00000000000000000000", 16_383),
+        ("commitlog/00000000000000000000", 0),
+        ("consumequeue/t/0/00000000000000000000", 399),
+    ],
+)
 def test_a_wrong_length_is_named(tmp_path, file, size):
     crashed(tmp_path)
     os.truncate(tmp_path / file, size)

@@ -103,7 +103,9 @@ cdef struct Engine:
     fq_crc_kernel crc
 
     # why appends are refused
-    int failed                  # atomic: ST_OK, or ST_FLUSH_FAILED for ever
+    int failed                  # atomic: ST_OK, or ST_FLUSH_FAILED for ever; then the two that follow say where
+    int failed_error
+    char failed_path[PATH_BYTES]
     bint disk_full
     bint not_writeable
     bint queue_error            # queue entries wait to be written (WRITE_LOGICS_QUEUE_ERROR)
@@ -216,6 +218,13 @@ cdef void note_error(Engine* e, const char* path) noexcept nogil:
     """Keep errno and the path for the sentence that tells of it."""
     e.error_number = errno
     snprintf(e.error_path, PATH_BYTES, "%s", path)
+
+
+cdef void fail_log(Engine* e) noexcept nogil:
+    """The log takes no more writes, for the reason noted last. Under the lock."""
+    e.failed_error = e.error_number
+    memcpy(e.failed_path, e.error_path, PATH_BYTES)
+    store_int(&e.failed, ST_FLUSH_FAILED)
 
 
 cdef Engine* engine_new() except NULL:

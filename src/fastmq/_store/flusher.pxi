@@ -53,7 +53,7 @@ cdef int64_t flush_once(Engine* e) noexcept nogil:
     pthread_mutex_lock(&e.lock)
     e.last_flush_ms = monotonic_ms()
     if error:
-        store_int(&e.failed, ST_FLUSH_FAILED)
+        fail_log(e)
     else:
         if target > start:
             e.n_flushes += 1

@@ -281,19 +281,26 @@ cdef int64_t stored_time(Engine* e, int64_t log_offset, int32_t size) noexcept n
 
 
 cdef int64_t queue_search(Engine* e, Queue* q, int64_t time, bint upper) noexcept nogil:
-    """Queue offset by store time: lower = first entry at or after it, upper = last entry at or before it."""
-    cdef int64_t low = q.min_offset, high = q.max_offset, middle, t
+    """Queue offset by store time: lower = first entry at or after it, upper = last entry at or before it.
+
+    Takes the lock for each entry and not for looking at its record, which may have to come from the disk.
+    """
+    cdef int64_t low = load64(&q.min_offset), high = load64(&q.max_offset), middle, t, n
+    cdef int64_t first = low
     cdef QueueEntry entry
     while low < high:
         middle = low + (high - low) // 2
-        if queue_read(e, q, middle, 1, &entry) != 1:
+        pthread_mutex_lock(&e.lock)
+        n = queue_read(e, q, middle, 1, &entry)
+        pthread_mutex_unlock(&e.lock)
+        if n != 1:
             return low
         t = stored_time(e, entry.log_offset, entry.size)
         if t < time or (upper and t == time):
             low = middle + 1
         else:
             high = middle
-    if upper and low > q.min_offset:
+    if upper and low > first:
         low -= 1
     return low
 

@@ -117,7 +117,7 @@ cdef int settle_all(Engine* e) noexcept nogil:
         return -1
     if e.sync_flush:
         if flush_segments(e, e.flushed, e.written) != 0:
-            store_int(&e.failed, ST_FLUSH_FAILED)
+            fail_log(e)
             signal_event(e.flush_event)
             return -1
         if e.written > e.flushed:
@@ -174,32 +174,31 @@ cdef int topic_delete_queues(Engine* e, Topic* topic) noexcept nogil:
 
 
 cdef int drop_segments(Engine* e, int64_t count, int64_t* dropped) noexcept nogil:
-    """Unlink the oldest segments, then what queues and index hold of them. 0 or -1 with the error noted.
+    """Remove the oldest segments, then what queues and index hold of them. 0 or -1 with the error noted.
 
-    A queue's end is remembered by its files alone once its messages are gone, so those must be durable first.
+    A queue's end is remembered by its files alone once its messages are gone, so those must be durable first. Files are
+    unlinked without the store's lock (a gigabyte takes its time), oldest first: what a crash leaves is a shorter log.
     """
     cdef char path[PATH_BYTES]
     cdef Segment* s
-    cdef int64_t i, log_min
+    cdef int64_t i, first, log_min
     cdef int result = 0
     dropped[0] = 0
     pthread_mutex_lock(&e.check_lock)
     pthread_mutex_lock(&e.lock)
-    log_min = e.run[min(count, e.run_count - 1)].base if e.run_count > 1 and count > 0 else -1
+    first = log_min = min_offset(e)
+    if count > 0 and e.run_count > 1:
+        log_min = e.run[min(count, e.run_count - 1)].base
     pthread_mutex_unlock(&e.lock)
-    if log_min > e.durable_queues and checkpoint_held(e) != 0:
+    if log_min > first and log_min > e.durable_queues and checkpoint_held(e) != 0:
         pthread_mutex_unlock(&e.check_lock)
         return -1
     pthread_mutex_lock(&e.flush_lock)           # nobody syncs them
     pthread_mutex_lock(&e.lock)
-    while dropped[0] < count and e.run_count > 1 and e.durable_queues >= e.run[1].base:
-        s = e.run[0]
-        segment_path(e, s.base, path)
-        if e.files.unlink(&e.files, FILE_LOG, path) != 0 and errno != ENOENT:
-            note_error(e, path)
-            result = -1
-            break
+    log_min = min(log_min, e.durable_queues)
+    while e.run_count > 1 and e.run[1].base <= log_min:
         pthread_mutex_lock(&e.seg_lock)
+        s = e.run[0]
         memmove(&e.run[0], &e.run[1], (e.run_count - 1) * sizeof(Segment*))
         e.run_count -= 1
         pthread_mutex_unlock(&e.seg_lock)
@@ -208,11 +207,25 @@ cdef int drop_segments(Engine* e, int64_t count, int64_t* dropped) noexcept nogi
     log_min = min_offset(e)
     if e.flushed < log_min:
         store64(&e.flushed, log_min)
-    if dropped[0]:
-        for i in range(e.queue_count):
-            drop_queue_files(e, e.queues[i], log_min)
     pthread_mutex_unlock(&e.lock)
     pthread_mutex_unlock(&e.flush_lock)
+    for i in range(dropped[0]):
+        segment_path(e, first + i * e.segment_bytes, path)
+        if e.files.unlink(&e.files, FILE_LOG, path) != 0 and errno != ENOENT:
+            note_error(e, path)
+            result = -1
+            break
+    i = 0
+    while dropped[0]:
+        pthread_mutex_lock(&e.lock)
+        count = min(i + 64, e.queue_count)      # let appends in between
+        while i < count:
+            drop_queue_files(e, e.queues[i], log_min)
+            i += 1
+        count = e.queue_count
+        pthread_mutex_unlock(&e.lock)
+        if i >= count:
+            break
     pthread_mutex_lock(&e.index_lock)
     while e.index_count > 1 and dropped[0] and get64(e.index[0].map + X_END_OFFSET) < log_min:
         index_remove(e, 0)

@@ -88,7 +88,7 @@ cdef class Store:
             close_fd(e.moved_event)
         engine_free(e)
 
-    def __init__(self, str root, *, store_host, commit_log_path=None, int64_t segment_bytes=1 << 30,
+    def __init__(self, str root not None, *, store_host, commit_log_path=None, int64_t segment_bytes=1 << 30,
                  int64_t queue_file_bytes=6_000_000, int64_t index_slots=5_000_000, int64_t index_entries=20_000_000,
                  bint index_enabled=True, bint sync_flush=False, int64_t flush_interval_ms=500,
                  int64_t flush_least_pages=4, int64_t flush_thorough_interval_ms=10_000,
@@ -121,7 +121,7 @@ cdef class Store:
         for i, ms in enumerate(delay_levels_ms):
             e.delay_ms[<int> i] = ms
         e.delay_levels = len(delay_levels_ms)
-        e.memory_window = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 100 * 40
+        e.memory_window = physical_memory() // 100 * 40
         e.memory_bytes, e.memory_count, e.disk_bytes, e.disk_count = 262_144, 32, 65_536, 8
         if wall_clock_ms is not None:
             self._wall_clock = wall_clock_ms
@@ -219,9 +219,9 @@ cdef class Store:
 
     # --- topics and queues --------------------------------------------------------------------------------------
 
-    def set_topic(self, str name, *, int32_t perm, int32_t read_queues, int32_t write_queues, uint32_t flags):
-        cdef Engine* e = entered(self)
+    def set_topic(self, str name not None, *, int32_t perm, int32_t read_queues, int32_t write_queues, uint32_t flags):
         cdef bytes encoded = name.encode()
+        cdef Engine* e = entered(self)
         cdef size_t length = len(encoded)
         cdef const char* text = encoded
         cdef Topic* topic = NULL
@@ -242,10 +242,10 @@ cdef class Store:
         finally:
             left(e)
 
-    def remove_topic(self, str name):
+    def remove_topic(self, str name not None):
         """Sends to it are refused on the hot road; its data stays. No error if it is unknown."""
-        cdef Engine* e = entered(self)
         cdef bytes encoded = name.encode()
+        cdef Engine* e = entered(self)
         cdef Topic* topic = topic_lookup(e, encoded, len(encoded))
         try:
             if topic != NULL:
@@ -257,9 +257,9 @@ cdef class Store:
         finally:
             left(e)
 
-    def delete_topic_data(self, str name):
-        cdef Engine* e = entered(self)
+    def delete_topic_data(self, str name not None):
         cdef bytes encoded = name.encode()
+        cdef Engine* e = entered(self)
         cdef Topic* topic = topic_lookup(e, encoded, len(encoded))
         cdef int result = 0
         try:
@@ -273,25 +273,31 @@ cdef class Store:
 
     def queues(self):
         cdef Engine* e = entered(self)
-        cdef Queue* q
+        cdef Queue** known = NULL
         cdef QueueFiles* f
         cdef int64_t i, count
         try:
             with nogil:
                 pthread_mutex_lock(&e.lock)
                 count = e.queue_count
+                known = <Queue**> malloc((count + 1) * sizeof(Queue*))
+                if known != NULL and count:
+                    memcpy(known, e.queues, count * sizeof(Queue*))
                 pthread_mutex_unlock(&e.lock)
+            if known == NULL:
+                raise MemoryError
             found = []
             for i in range(count):
-                q = e.queues[i]
-                f = <QueueFiles*> q.files
-                if q.next_offset or f.first_base >= 0 or f.batch:
-                    found.append(((<bytes> q.topic.name).decode(), q.queue_id, load64(&q.min_offset), load64(&q.max_offset)))
+                f = <QueueFiles*> known[i].files
+                if known[i].next_offset or f.first_base >= 0 or f.batch:
+                    found.append(((<bytes> known[i].topic.name).decode(), known[i].queue_id, load64(&known[i].min_offset),
+                                  load64(&known[i].max_offset)))
             return found
         finally:
+            free(known)
             left(e)
 
-    def queue_offsets(self, str topic, int64_t queue_id):
+    def queue_offsets(self, str topic not None, int64_t queue_id):
         cdef Engine* e = entered(self)
         cdef Queue* q
         try:
@@ -302,7 +308,7 @@ cdef class Store:
 
     # --- writing ------------------------------------------------------------------------------------------------
 
-    def put(self, str topic, int64_t queue_id, body, bytes properties, *, int64_t flag=0, int64_t sys_flag=0,
+    def put(self, str topic not None, int64_t queue_id, body, bytes properties not None, *, int64_t flag=0, int64_t sys_flag=0,
             int64_t born_timestamp_ms=0, born_host=("127.0.0.1", 0), int64_t reconsume_times=0,
             int64_t prepared_offset=0, tags_code=None):
         cdef Engine* e = <Engine*> self.engine
@@ -344,7 +350,7 @@ cdef class Store:
         finally:
             left(e)
 
-    def put_batch(self, str topic, int64_t queue_id, batch, *, int64_t sys_flag=0, int64_t born_timestamp_ms=0,
+    def put_batch(self, str topic not None, int64_t queue_id, batch, *, int64_t sys_flag=0, int64_t born_timestamp_ms=0,
                   born_host=("127.0.0.1", 0)):
         cdef Engine* e = <Engine*> self.engine
         cdef MessageIn m
@@ -418,7 +424,10 @@ cdef class Store:
     @property
     def failed(self):
         cdef Engine* e = <Engine*> self.engine
-        return str(store_error(e, _STATUS_TEXT[e.failed])) if e.failed else None
+        if not e.failed:
+            return None
+        path = (<bytes> e.failed_path).decode("utf-8", "surrogateescape")
+        return f"{path}: {_STATUS_TEXT[e.failed]}: {os.strerror(e.failed_error)}"
 
     @property
     def flush_event_fd(self):
@@ -430,7 +439,7 @@ cdef class Store:
 
     # --- reading ------------------------------------------------------------------------------------------------
 
-    def read_queue(self, str topic, int64_t queue_id, int64_t offset, int64_t max_messages, *,
+    def read_queue(self, str topic not None, int64_t queue_id, int64_t offset, int64_t max_messages, *,
                    int64_t max_bytes=262_144, tag_codes=None, int64_t max_scanned=800):
         cdef Engine* e = entered(self)
         cdef Queue* q
@@ -504,11 +513,11 @@ cdef class Store:
         finally:
             left(e)
 
-    def queue_entries(self, str topic, int64_t queue_id, int64_t offset, int64_t count):
+    def queue_entries(self, str topic not None, int64_t queue_id, int64_t offset, int64_t count):
         cdef Engine* e = entered(self)
         cdef Queue* q
         cdef QueueEntry* found = NULL
-        cdef int64_t n = 0, i
+        cdef int64_t n = 0, i = 0
         try:
             q = queue_of(e, topic, queue_id)
             if q == NULL:
@@ -520,17 +529,21 @@ cdef class Store:
             if found == NULL:
                 raise MemoryError
             with nogil:
-                pthread_mutex_lock(&e.lock)
-                n = queue_read(e, q, offset, count, found)
-                pthread_mutex_unlock(&e.lock)
-            if n < 0:
+                while n < count:
+                    pthread_mutex_lock(&e.lock)
+                    i = queue_read(e, q, offset + n, min(count - n, 4096), found + n)
+                    pthread_mutex_unlock(&e.lock)
+                    if i <= 0:
+                        break
+                    n += i
+            if n == 0 and i < 0:
                 raise store_error(e, "cannot read the consume queue")
             return [(found[i].log_offset, found[i].size, found[i].tags_code) for i in range(n)]
         finally:
             free(found)
             left(e)
 
-    def search_offset(self, str topic, int64_t queue_id, int64_t timestamp_ms, *, bint upper=False):
+    def search_offset(self, str topic not None, int64_t queue_id, int64_t timestamp_ms, *, bint upper=False):
         """0 for a queue that was never used."""
         cdef Engine* e = entered(self)
         cdef Queue* q
@@ -542,14 +555,12 @@ cdef class Store:
             if (<QueueFiles*> q.files).batch:
                 return search_batch(q, batch_entries(e, q), timestamp_ms, upper)
             with nogil:
-                pthread_mutex_lock(&e.lock)
                 result = queue_search(e, q, timestamp_ms, upper)
-                pthread_mutex_unlock(&e.lock)
             return result
         finally:
             left(e)
 
-    def store_timestamp_at(self, str topic, int64_t queue_id, int64_t offset):
+    def store_timestamp_at(self, str topic not None, int64_t queue_id, int64_t offset):
         cdef Engine* e = entered(self)
         cdef Queue* q
         cdef QueueEntry entry
@@ -592,10 +603,10 @@ cdef class Store:
         finally:
             left(e)
 
-    def query_index(self, str topic, str key, int64_t max_count, int64_t begin_ms, int64_t end_ms):
-        cdef Engine* e = entered(self)
+    def query_index(self, str topic not None, str key not None, int64_t max_count, int64_t begin_ms, int64_t end_ms):
         cdef bytes name = topic.encode(), text = key.encode()
         cdef int32_t key_hash = index_key_hash(name, <int32_t> len(name), text, <int32_t> len(text))
+        cdef Engine* e = entered(self)
         cdef int64_t* found = NULL
         cdef int64_t n = 0, i, last_time = 0, last_offset = 0
         try:
@@ -612,10 +623,10 @@ cdef class Store:
 
     # --- waiting ------------------------------------------------------------------------------------------------
 
-    def watch(self, str topic, int64_t queue_id, bint on=True):
+    def watch(self, str topic not None, int64_t queue_id, bint on=True):
         """The queue's present end (0 if it is new); its move past it is told through moved_event_fd."""
-        cdef Engine* e = entered(self)
         cdef bytes name = topic.encode()
+        cdef Engine* e = entered(self)
         cdef Topic* t
         cdef Queue* q = NULL
         cdef int64_t result = 0
@@ -764,29 +775,30 @@ cdef class Store:
                     transfer_bytes_in_memory=None, transfer_count_in_memory=None, transfer_bytes_on_disk=None,
                     transfer_count_on_disk=None, memory_ratio=None):
         cdef Engine* e = entered(self)
-        cdef int64_t message = e.max_message if max_message_bytes is None else max_message_bytes
-        cdef int64_t interval = e.flush_interval_ms if flush_interval_ms is None else flush_interval_ms
-        cdef bint sync = e.sync_flush if sync_flush is None else sync_flush
-        if transfer_bytes_in_memory is not None:
-            e.memory_bytes = transfer_bytes_in_memory
-        if transfer_count_in_memory is not None:
-            e.memory_count = transfer_count_in_memory
-        if transfer_bytes_on_disk is not None:
-            e.disk_bytes = transfer_bytes_on_disk
-        if transfer_count_on_disk is not None:
-            e.disk_count = transfer_count_on_disk
-        if memory_ratio is not None:
-            e.memory_window = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 100 * memory_ratio
-        with nogil:
-            pthread_mutex_lock(&e.lock)
-            e.max_message = message
-            e.flush_interval_ms = interval
-            if e.sync_flush and not sync and not e.failed:
-                publish(e, e.written)
-            e.sync_flush = sync
-            pthread_cond_signal(&e.flush_wake)
-            pthread_mutex_unlock(&e.lock)
-        left(e)
+        cdef int64_t message, interval, memory_bytes, memory_count, disk_bytes, disk_count, window
+        cdef bint sync
+        try:
+            message = e.max_message if max_message_bytes is None else max_message_bytes
+            interval = e.flush_interval_ms if flush_interval_ms is None else flush_interval_ms
+            sync = e.sync_flush if sync_flush is None else sync_flush
+            memory_bytes = e.memory_bytes if transfer_bytes_in_memory is None else transfer_bytes_in_memory
+            memory_count = e.memory_count if transfer_count_in_memory is None else transfer_count_in_memory
+            disk_bytes = e.disk_bytes if transfer_bytes_on_disk is None else transfer_bytes_on_disk
+            disk_count = e.disk_count if transfer_count_on_disk is None else transfer_count_on_disk
+            window = e.memory_window if memory_ratio is None else physical_memory() // 100 * memory_ratio
+            with nogil:
+                pthread_mutex_lock(&e.lock)
+                e.max_message = message
+                e.flush_interval_ms = interval
+                e.memory_bytes, e.memory_count, e.memory_window = memory_bytes, memory_count, window
+                e.disk_bytes, e.disk_count = disk_bytes, disk_count
+                if e.sync_flush and not sync and not e.failed:
+                    publish(e, e.written)
+                e.sync_flush = sync
+                pthread_cond_signal(&e.flush_wake)
+                pthread_mutex_unlock(&e.lock)
+        finally:
+            left(e)
 
     def statistics(self):
         """Counters since the store was opened, and its positions."""
@@ -876,6 +888,10 @@ cdef class Store:
         memmove(e.moved, e.moved + n, e.moved_count * sizeof(Queue*))
         pthread_mutex_unlock(&e.lock)
         return n
+
+
+cdef object physical_memory():
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 cdef char* copy_text(bytes text) except NULL:

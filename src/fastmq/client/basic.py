@@ -113,8 +113,17 @@ class BasicClient:
             Command(
                 RequestCode.SEND_MESSAGE_V2,
                 ext={
-                    "a": group, "b": topic, "c": "TBW102", "d": "4", "e": str(chosen.queue_id), "f": "0",
-                    "g": str(now_ms), "h": "0", "i": encode_properties(items).decode(), "j": "0", "k": "false",
+                    "a": group,
+                    "b": topic,
+                    "c": "TBW102",
+                    "d": "4",
+                    "e": str(chosen.queue_id),
+                    "f": "0",
+                    "g": str(now_ms),
+                    "h": "0",
+                    "i": encode_properties(items).decode(),
+                    "j": "0",
+                    "k": "false",
                     "m": "false",
                 },  # fmt: skip
                 body=body,

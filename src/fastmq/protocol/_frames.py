@@ -146,9 +146,7 @@ def _no_constant(name: str) -> NoReturn:
 def decode_json_header(header: bytes, body: bytes) -> Command:
     """The command of a JSON header. Unknown keys are ignored; numbers and booleans among ext fields become text."""
     try:
-        fields = json.loads(
-            str(header, "utf-8", "replace"), parse_float=_Decimal, parse_constant=_no_constant
-        )
+        fields = json.loads(str(header, "utf-8", "replace"), parse_float=_Decimal, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"the header is not JSON: {error}") from None
     if not isinstance(fields, dict):

@@ -177,16 +177,18 @@ def header(cls: _T) -> _T:
         write.append(f"    if self.{f.name} is not None:")
         write.append(f"        ext[{name!r}] = {_FORMATS[kind].format(f'self.{f.name}')}")
     arguments = ", ".join(f.name for f in fields)
-    source = "\n".join([
-        "def decode(cls, ext):",
-        "    get = ext.get",
-        *read,
-        f"    return cls({arguments})",
-        "def encode(self):",
-        "    ext = {}",
-        *write,
-        "    return ext",
-    ])
+    source = "\n".join(
+        [
+            "def decode(cls, ext):",
+            "    get = ext.get",
+            *read,
+            f"    return cls({arguments})",
+            "def encode(self):",
+            "    ext = {}",
+            *write,
+            "    return ext",
+        ]
+    )
     exec(source, scope)  # noqa: S102  (our own text, made of the field names above; dataclasses does the same)
     made.decode = classmethod(scope["decode"])
     made.encode = scope["encode"]

@@ -439,12 +439,16 @@ def create_unique_key(host: str, pid: int, now_ms: int, counter: int, loader_has
     address = pack_host((host, 0))[:-4]
     elapsed = (now_ms - month_ms) & 0xFFFFFFFF
     return (
-        address
-        + (pid & 0xFFFF).to_bytes(2)
-        + (loader_hash & 0xFFFFFFFF).to_bytes(4)
-        + elapsed.to_bytes(4)
-        + (counter & 0xFFFF).to_bytes(2)
-    ).hex().upper()
+        (
+            address
+            + (pid & 0xFFFF).to_bytes(2)
+            + (loader_hash & 0xFFFFFFFF).to_bytes(4)
+            + elapsed.to_bytes(4)
+            + (counter & 0xFFFF).to_bytes(2)
+        )
+        .hex()
+        .upper()
+    )
 
 
 def java_hash(text: str) -> int:

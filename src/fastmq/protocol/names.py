@@ -41,21 +41,44 @@ SELF_TEST_CONSUMER_GROUP: Final = "SELF_TEST_C_GROUP"
 TRANS_CONSUMER_GROUP: Final = "CID_RMQ_SYS_TRANS"
 REVIVE_CONSUMER_GROUP: Final = "CID_RMQ_SYS_REVIVE_GROUP"
 
-SYSTEM_TOPICS: Final[frozenset[str]] = frozenset({
-    AUTO_CREATE_TOPIC, SCHEDULE_TOPIC, BENCHMARK_TOPIC, TRANS_HALF_TOPIC, TRANS_OP_HALF_TOPIC,
-    TRANS_CHECK_MAX_TIME_TOPIC, SELF_TEST_TOPIC, OFFSET_MOVED_EVENT, TRACE_TOPIC, CHECKPOINT_TOPIC, TIMER_TOPIC,
-})
+SYSTEM_TOPICS: Final[frozenset[str]] = frozenset(
+    {
+        AUTO_CREATE_TOPIC,
+        SCHEDULE_TOPIC,
+        BENCHMARK_TOPIC,
+        TRANS_HALF_TOPIC,
+        TRANS_OP_HALF_TOPIC,
+        TRANS_CHECK_MAX_TIME_TOPIC,
+        SELF_TEST_TOPIC,
+        OFFSET_MOVED_EVENT,
+        TRACE_TOPIC,
+        CHECKPOINT_TOPIC,
+        TIMER_TOPIC,
+    }
+)
 """System topics with a fixed name (TopicValidator). A broker adds those named after itself and its cluster."""
 
-NOT_ALLOWED_SEND_TOPICS: Final[frozenset[str]] = frozenset({
-    SCHEDULE_TOPIC, TRANS_HALF_TOPIC, TRANS_OP_HALF_TOPIC, TRANS_CHECK_MAX_TIME_TOPIC, SELF_TEST_TOPIC,
-    OFFSET_MOVED_EVENT,
-})
+NOT_ALLOWED_SEND_TOPICS: Final[frozenset[str]] = frozenset(
+    {
+        SCHEDULE_TOPIC,
+        TRANS_HALF_TOPIC,
+        TRANS_OP_HALF_TOPIC,
+        TRANS_CHECK_MAX_TIME_TOPIC,
+        SELF_TEST_TOPIC,
+        OFFSET_MOVED_EVENT,
+    }
+)
 """Topics that no client may send to: answer NO_PERMISSION."""
 
 PREDEFINED_GROUPS: Final[tuple[str, ...]] = (
-    TOOLS_CONSUMER_GROUP, "FILTERSRV_CONSUMER", SELF_TEST_CONSUMER_GROUP, "CID_ONS-HTTP-PROXY", "CID_ONSAPI_PULL",
-    "CID_ONSAPI_PERMISSION", "CID_ONSAPI_OWNER", TRANS_CONSUMER_GROUP,
+    TOOLS_CONSUMER_GROUP,
+    "FILTERSRV_CONSUMER",
+    SELF_TEST_CONSUMER_GROUP,
+    "CID_ONS-HTTP-PROXY",
+    "CID_ONSAPI_PULL",
+    "CID_ONSAPI_PERMISSION",
+    "CID_ONSAPI_OWNER",
+    TRANS_CONSUMER_GROUP,
 )
 """Consumer groups a broker has from the start, without any heartbeat (SubscriptionGroupManager)."""
 

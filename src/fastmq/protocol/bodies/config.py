@@ -68,9 +68,7 @@ class DataVersion:
 
     def next_version(self, now_ms: int, state_version: int | None = None) -> DataVersion:
         """The version after one more change. The object itself stays as it is."""
-        return DataVersion(
-            self.state_version if state_version is None else state_version, now_ms, self.counter + 1
-        )
+        return DataVersion(self.state_version if state_version is None else state_version, now_ms, self.counter + 1)
 
     def to_json(self) -> dict[str, Any]:
         """Members as on the wire."""
@@ -141,9 +139,7 @@ class TopicConfig:
 
     def encode(self) -> str:
         """The one-line form of compressed registrations; flags and order are not part of it."""
-        line = (
-            f"{self.topic_name} {self.read_queue_nums} {self.write_queue_nums} {self.perm} {self.topic_filter_type}"
-        )
+        line = f"{self.topic_name} {self.read_queue_nums} {self.write_queue_nums} {self.perm} {self.topic_filter_type}"
         return f"{line} {dumps_text(dict(self.attributes))}"
 
     @classmethod
