@@ -91,14 +91,18 @@ class Store:
     ) -> None:
         """`delay_levels_ms` are needed for the tag codes of SCHEDULE_TOPIC_XXXX (deliver time).
 
-        `fault_script`: faults for the file-call table, see docs/testing.md; e.g.
-        [{"call": "pwrite", "file": "commitlog", "nth": 3, "errno": ENOSPC}, {"call": "pwrite", "short": 100}].
+        `fault_script`: faults for the file-call table (_store/fileops.pxi), e.g.
+        [{"call": "pwrite", "file": "commitlog", "nth": 3, "errno": ENOSPC}, {"call": "pwrite", "short": 100}];
+        "times" is how many calls in a row are hit, -1 for all from there on.
+
+        Raises StoreError (wrong file sizes, missing files, failing calls) and UsageError (settings).
         """
 
     def start(self) -> None: ...
     def close(self, *, clean: bool = True) -> None:
         """Flush, checkpoint, remove `abort`, unlock. clean=False leaves all as a SIGKILL would (tests)."""
 
+    root: str  # the absolute path
     recovery_log: list[str]  # what recovery found and did, one sentence each: file, offset, action
 
     # --- topics and queues -------------------------------------------------
@@ -144,12 +148,21 @@ class Store:
     ) -> tuple[int, list[Appended]]:
         """Append a client batch body (remoting.md 4.6), all of it or nothing. (status, one Appended per message)."""
 
-    written_offset: int  # end of the log
-    flushed_offset: int
-    dispatched_offset: int  # end of what the queues hold
-    indexed_offset: int
-    min_log_offset: int
-    failed: str | None  # why the log takes no more writes (a failed fsync is final), or None
+    @property
+    def written_offset(self) -> int:
+        """End of the log."""
+    @property
+    def flushed_offset(self) -> int: ...
+    @property
+    def dispatched_offset(self) -> int:
+        """End of what the queues hold."""
+    @property
+    def indexed_offset(self) -> int: ...
+    @property
+    def min_log_offset(self) -> int: ...
+    @property
+    def failed(self) -> str | None:
+        """Why the log takes no more writes (a failed fsync is final), or None."""
 
     # --- reading -----------------------------------------------------------
     def read_queue(
@@ -180,8 +193,12 @@ class Store:
         """(log offsets ascending, index last update timestamp, index last update physical offset)."""
 
     # --- waiting -----------------------------------------------------------
-    flush_event_fd: int  # eventfd: readable when flushed_offset moved or the log failed
-    moved_event_fd: int  # eventfd: readable when a watched queue's end moved
+    @property
+    def flush_event_fd(self) -> int:
+        """Eventfd: readable when flushed_offset moved or the log failed."""
+    @property
+    def moved_event_fd(self) -> int:
+        """Eventfd: readable when a watched queue's end moved."""
     def watch(self, topic: str, queue_id: int, on: bool = True) -> int:
         """Ask to be told when the queue's end passes its present value, which is returned."""
     def take_moved(self) -> list[tuple[str, int, int]]:
@@ -209,5 +226,16 @@ class Store:
         max_message_bytes: int | None = None,
         sync_flush: bool | None = None,
         flush_interval_ms: int | None = None,
-    ) -> None: ...
-    def statistics(self) -> dict[str, int]: ...
+        transfer_bytes_in_memory: int | None = None,
+        transfer_count_in_memory: int | None = None,
+        transfer_bytes_on_disk: int | None = None,
+        transfer_count_on_disk: int | None = None,
+        memory_ratio: int | None = None,
+    ) -> None:
+        """Change settings of a running store; None leaves one as it is.
+
+        The transfer limits are maxTransfer{Bytes,Count}OnMessageIn{Memory,Disk}; memory_ratio is
+        accessMessageInMemoryMaxRatio in percent.
+        """
+    def statistics(self) -> dict[str, int]:
+        """Counters since the store was opened, and its positions in bytes."""

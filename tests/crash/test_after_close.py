@@ -1,4 +1,4 @@
-"""Attempts to crash the process: use after close, closing twice, closing under a reader, arguments nobody should pass."""
+"""Attempts to crash the process: use after close, closing twice, closing under a reader, odd arguments."""
 
 import gc
 import threading

@@ -21,10 +21,8 @@ from fastmq import _store
 
 HERE = Path(__file__).parent / "store"
 NAMES = ["clean", "crash", "torn", "rolled", "ext-bloom"]
-DELAYS = [
-    int(s[:-1]) * {"s": 1000, "m": 60_000, "h": 3_600_000}[s[-1]]
-    for s in ["1s", "5s", "10s", "30s", "1m", "2m", "3m", "4m", "5m", "6m", "7m", "8m", "9m", "10m", "20m", "30m", "1h", "2h"]
-]
+LEVELS = "1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h"
+DELAYS = [int(level[:-1]) * {"s": 1000, "m": 60_000, "h": 3_600_000}[level[-1]] for level in LEVELS.split(" ")]
 
 
 def unpack(name: str, target: Path) -> Path:

@@ -1,8 +1,9 @@
 """Faults: every kind of file call fails once, and nobody is told that something is safe which is not.
 
-A script is a list of faults for the table of file calls: which call, on which kind of file, the how-manieth, what happens.
+A script is a list of faults for the table of file calls: which call, on which kind of file, which one, what happens.
 """
 
+import contextlib
 import errno
 import select
 
@@ -61,16 +62,12 @@ def scenario(store, accepted):
             store.flush_step()
         for step, every in ((store.allocate_step, 20), (store.index_step, 50), (store.checkpoint_step, 80)):
             if i % every == 0:
-                try:
+                with contextlib.suppress(StoreError):
                     step()
-                except StoreError:
-                    pass
-    try:
+    with contextlib.suppress(StoreError):
         store.delete_segments(1)
         store.put("gone", 0, b"", b"")
         store.delete_topic_data("gone")
-    except StoreError:
-        pass
 
 
 @pytest.mark.parametrize("sync", [True, False], ids=["sync", "async"])
@@ -86,7 +83,8 @@ def test_one_failing_call(tmp_path, call, file, sync):
             size = 20_000 if (call, file) == ("fdatasync", "consumequeue") else 400
             store = open_store(path, script, sync_flush=sync, queue_file_bytes=size)
         except StoreError as error:
-            assert str(path) in str(error)
+            told = str(path) in str(error)
+            assert told
             hits += 1
         else:
             scenario(store, accepted)
@@ -138,9 +136,8 @@ def test_a_short_write_is_a_full_disk(tmp_path):
 
 def test_leftovers_of_a_failed_batch_never_come_back(tmp_path):
     """The batch reached the file although the call failed, and clearing its head failed too. Then the machine dies."""
-    small = [len_body for len_body in (10, 10, 10)]
     batch = b""
-    for size in small:
+    for size in (10, 10, 10):
         batch += (22 + size).to_bytes(4, "big") + bytes(12) + size.to_bytes(4, "big") + b"z" * size + bytes(2)
     script = [{"call": "pwrite", "file": "commitlog", "nth": 2, "times": 2, "errno": errno.EIO, "short": 1 << 20}]
     store = open_store(tmp_path, script)

@@ -172,7 +172,8 @@ cdef int turn_put(Engine* e, Topic* topic, int32_t queue_id, const MessageIn* m,
     put64(p + at + 20, m.prepared_offset)
     put32(p + at + 28, <uint32_t> m.body_len)
     at += 32
-    memcpy(p + at, m.body, m.body_len)
+    if m.body_len:
+        memcpy(p + at, m.body, m.body_len)
     at += m.body_len
     if v2:
         put16(p + at, <uint16_t> topic.name_len)

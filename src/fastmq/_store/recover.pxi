@@ -445,7 +445,7 @@ cdef list batch_files(str directory):
     return [(int(name), os.path.join(directory, name)) for name in sorted(os.listdir(directory)) if name.isdigit()]
 
 
-def read_batch_entries(list files):
+cdef list read_batch_entries(list files):
     """(log offset, size, tags code, store time, base offset, batch size) of the valid entries of a batch queue."""
     found = []
     end = 0

@@ -14,16 +14,15 @@ Text is read as Java reads it: a number is an optional sign and digits within th
 is true and everything else false. A number that cannot be read counts as absent. A required field that is absent raises
 RequestError(1, "the custom field <name> is null"); an optional one keeps its default. `encode` leaves out None.
 
-The two functions of a class are written and compiled once, when the class is made.
+The functions of a class are written and compiled once, when it is first used.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import types
 import typing
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Final, NoReturn, Self, TypeVar, Union, dataclass_transform
+from typing import Annotated, Any, ClassVar, Final, NoReturn, Self, TypeVar, dataclass_transform
 
 from fastmq.errors import RequestError
 
@@ -35,12 +34,22 @@ INT64_MAX: Final = (1 << 63) - 1
 Int32 = Annotated[int, 32]
 """An int that must fit into 32 bits to count as readable."""
 
-_WIRE: Final = "wire"
+_MISSING: Final = object()
 
 
-def wire(name: str, *, default: Any = dataclasses.MISSING) -> Any:
+class _Wire:
+    """What `wire` leaves behind in a class body until `header` has read it."""
+
+    __slots__ = ("default", "name")
+
+    def __init__(self, name: str, default: Any) -> None:
+        self.name = name
+        self.default = default
+
+
+def wire(name: str, *, default: Any = _MISSING) -> Any:
     """A field whose wire name is not the attribute in camelCase."""
-    return dataclasses.field(default=default, metadata={_WIRE: name})
+    return _Wire(name, default)
 
 
 def parse_int64(text: str | None) -> int | None:
@@ -108,7 +117,7 @@ def _missing(name: str) -> NoReturn:
 
 
 class Header:
-    """Base of all header classes; `@header` fills in the two methods."""
+    """Base of all header classes; `@header` fills in the methods. Equal if all fields are."""
 
     __slots__ = ()
 
@@ -126,6 +135,20 @@ class Header:
         """The ext fields, without those that are None."""
         raise NotImplementedError
 
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(getattr(self, name) == getattr(other, name) for name in self.WIRE_NAMES)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed."""
+        return type(self)(**{name: getattr(self, name) for name in self.WIRE_NAMES} | changes)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in self.WIRE_NAMES)})"
+
 
 _T = TypeVar("_T", bound=type)
 
@@ -136,53 +159,86 @@ def camel_case(name: str) -> str:
     return first + "".join(part.capitalize() for part in rest)
 
 
-def _plain_type(annotation: Any) -> tuple[Any, bool]:
-    """(kind of the field, whether 32 bit) of an annotation, looking through `| None` and Annotated."""
-    if typing.get_origin(annotation) in (Union, types.UnionType):
-        (annotation,) = (arm for arm in typing.get_args(annotation) if arm is not type(None))
-    if typing.get_origin(annotation) is Annotated:
-        return typing.get_args(annotation)[0], True
-    return annotation, False
+_PARSERS: Final = {"str": parse_str, "bool": parse_bool, "float": parse_float, "int": parse_int64, "Int32": parse_int32}
+_FORMATS: Final = {
+    "str": "{0}", "bool": "format_bool({0})", "float": "str({0})", "int": "format_int({0})", "Int32": "format_int({0})",
+}  # fmt: skip
 
 
-_PARSERS: Final = {str: parse_str, bool: parse_bool, float: parse_float, int: parse_int64}
-_FORMATS: Final = {str: "{0}", bool: "format_bool({0})", float: "str({0})", int: "format_int({0})"}
-
-
-@dataclass_transform(field_specifiers=(dataclasses.field, wire))
+@dataclass_transform(field_specifiers=(wire,))
 def header(cls: _T) -> _T:
-    """Make a dataclass (with slots) of `cls` and give it `decode` and `encode`."""
-    made: Any = dataclasses.dataclass(slots=True)(cls)
-    hints = typing.get_type_hints(made, include_extras=True)
-    fields = dataclasses.fields(made)
-    names = {f.name: f.metadata.get(_WIRE) or camel_case(f.name) for f in fields}
-    scope: dict[str, Any] = {
-        "missing": _missing, "format_bool": format_bool, "format_int": format_int, "made": made,
-    }  # fmt: skip
-    read: list[str] = []
-    write: list[str] = []
-    for f in fields:
-        kind, narrow = _plain_type(hints[f.name])
-        parser = parse_int32 if narrow else _PARSERS[kind]
-        scope[f"parse_{f.name}"] = parser
-        name = names[f.name]
-        text = f"get({name!r})"
-        read.append(f"    {f.name} = {text if parser is parse_str else f'parse_{f.name}({text})'}")
-        read.append(f"    if {f.name} is None:")
-        if f.default is dataclasses.MISSING:
-            read.append(f"        missing({name!r})")
+    """Make a class with slots of `cls`, whose constructor takes the fields, and give it `decode` and `encode`.
+
+    The functions are compiled when the class is first used: there are many header classes, and a process that starts
+    needs few of them at once. The module has to have `from __future__ import annotations`.
+    """
+    kinds: dict[str, str] = {}
+    names: dict[str, str] = {}
+    defaults: dict[str, Any] = {}
+    for name, annotation in cls.__annotations__.items():
+        kinds[name] = annotation.removesuffix(" | None")
+        value = cls.__dict__.get(name, _MISSING)
+        names[name] = camel_case(name)
+        if isinstance(value, _Wire):
+            names[name], value = value.name, value.default
+        if value is not _MISSING:
+            defaults[name] = value
+    space = {key: value for key, value in cls.__dict__.items() if key not in {*kinds, "__dict__", "__weakref__"}}
+    space["__slots__"] = tuple(kinds)
+    made: Any = type(cls.__name__, cls.__bases__, space)
+    made.__annotations__ = dict(cls.__annotations__)
+    made.WIRE_NAMES = types.MappingProxyType(names)
+    made.REQUIRED = frozenset(wire_name for name, wire_name in names.items() if name not in defaults)
+
+    def compile_functions() -> None:
+        functions = _compile(made, kinds, names, defaults)
+        made.__init__ = functions["__init__"]
+        made.decode = classmethod(functions["decode"])
+        made.encode = functions["encode"]
+
+    def first_init(self: Any, *args: Any, **kwargs: Any) -> None:
+        compile_functions()
+        self.__init__(*args, **kwargs)
+
+    def first_decode(_cls: Any, ext: Mapping[str, str]) -> Any:
+        compile_functions()
+        return made.decode(ext)
+
+    made.__init__ = first_init
+    made.decode = classmethod(first_decode)
+    return typing.cast(_T, made)
+
+
+def _compile(
+    made: Any, kinds: Mapping[str, str], names: Mapping[str, str], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The constructor, `decode` and `encode` of a header class, written out field by field."""
+    scope: dict[str, Any] = {"missing": _missing, "format_bool": format_bool, "format_int": format_int}
+    arguments, keep, read, write = [], [], [], []
+    for name, kind in kinds.items():
+        parser: Any = _PARSERS[kind]
+        scope[f"parse_{name}"] = parser
+        text = f"get({names[name]!r})"
+        read.append(f"    {name} = {text if parser is parse_str else f'parse_{name}({text})'}")
+        read.append(f"    if {name} is None:")
+        if name in defaults:
+            scope[f"default_{name}"] = defaults[name]
+            read.append(f"        {name} = default_{name}")
+            arguments.append(f"{name}=default_{name}")
         else:
-            scope[f"default_{f.name}"] = f.default
-            read.append(f"        {f.name} = default_{f.name}")
-        write.append(f"    if self.{f.name} is not None:")
-        write.append(f"        ext[{name!r}] = {_FORMATS[kind].format(f'self.{f.name}')}")
-    arguments = ", ".join(f.name for f in fields)
+            read.append(f"        missing({names[name]!r})")
+            arguments.append(name)
+        keep.append(f"    self.{name} = {name}")
+        write.append(f"    if self.{name} is not None:")
+        write.append(f"        ext[{names[name]!r}] = {_FORMATS[kind].format(f'self.{name}')}")
     source = "\n".join(
         [
+            f"def __init__({', '.join(['self', *arguments])}):",
+            *(keep or ["    pass"]),
             "def decode(cls, ext):",
             "    get = ext.get",
             *read,
-            f"    return cls({arguments})",
+            f"    return cls({', '.join(kinds)})",
             "def encode(self):",
             "    ext = {}",
             *write,
@@ -190,10 +246,6 @@ def header(cls: _T) -> _T:
         ]
     )
     exec(source, scope)  # noqa: S102  (our own text, made of the field names above; dataclasses does the same)
-    made.decode = classmethod(scope["decode"])
-    made.encode = scope["encode"]
-    made.decode.__func__.__doc__ = Header.decode.__doc__
-    made.encode.__doc__ = Header.encode.__doc__
-    made.WIRE_NAMES = types.MappingProxyType(names)
-    made.REQUIRED = frozenset(names[f.name] for f in fields if f.default is dataclasses.MISSING)
-    return typing.cast(_T, made)
+    scope["decode"].__doc__ = Header.decode.__doc__
+    scope["encode"].__doc__ = Header.encode.__doc__
+    return scope

@@ -7,7 +7,6 @@ Broker2Client).
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -200,8 +199,7 @@ async def consume_message_directly(broker: Broker, peer: Peer, request: Command)
     header = ConsumeMessageDirectlyRequest.decode(request.ext)
     topic = broker.topics.get(header.topic or "")
     group = broker.groups.get(header.consumer_group)
-    passed_on = replace(
-        header,
+    passed_on = header.replace(
         broker_name=broker.config.broker_name,
         topic_sys_flag=header.topic_sys_flag if topic is None else topic.topic_sys_flag,
         group_sys_flag=header.group_sys_flag if group is None else group.group_sys_flag,

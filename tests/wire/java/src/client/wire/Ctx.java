@@ -344,12 +344,17 @@ final class Ctx implements AutoCloseable {
     @Override
     public void close() throws Exception {
         Exception first = null;
-        while (!open.isEmpty()) {
-            try {
-                open.pop().close();
-            } catch (Exception error) {
-                first = first == null ? error : first;
+        Hurry.begin();
+        try {
+            while (!open.isEmpty()) {
+                try {
+                    open.pop().close();
+                } catch (Exception error) {
+                    first = first == null ? error : first;
+                }
             }
+        } finally {
+            Hurry.end();
         }
         if (first != null) {
             throw first;

@@ -39,6 +39,7 @@ public final class Runner {
         PrintStream results = System.out;
         System.setOut(System.err); // what the client library prints is not a result
         Runner runner = new Runner(results);
+        Hurry.start();
         ExecutorService pool = Executors.newFixedThreadPool(args.length > 0 ? Integer.parseInt(args[0]) : 6);
         BufferedReader in = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
         for (String line = in.readLine(); line != null; line = in.readLine()) {
