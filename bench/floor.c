@@ -1,8 +1,8 @@
 /* The floor: the least a broker can do, to read other figures against.
  *
- * One thread. It splits frames, finds `opaque`, appends the raw bytes of everything one wake-up brought with one pwrite
+ * One thread. It splits frames, finds `opaque`, appends the raw bytes of everything one wake-up brought with one pwritev
  * into a fallocated file (and one fdatasync with `sync`), and answers each frame with a well-formed reply. It checks
- * nothing, indexes nothing, keeps no queue.
+ * nothing, indexes nothing, keeps no queue, copies no message.
  *
  *   cc -O2 -o /tmp/floor bench/floor.c && /tmp/floor PORT FILE [sync]
  *   fastmq bench send --broker 127.0.0.1:PORT ...
@@ -18,30 +18,55 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #define IN_BYTES (1 << 18)
-#define BATCH_BYTES (16 << 20)
+#define OUT_BYTES (1 << 19)
+#define READY 512 /* below IOV_MAX */
 #define FILE_BYTES (1L << 30)
 
 struct connection {
-  int fd, used, out_used;
-  char in[IN_BYTES], out[IN_BYTES * 2];
+  int fd, used, whole, out_used; /* bytes in `in`, those of them that are whole frames, bytes in `out` */
+  char in[IN_BYTES], out[OUT_BYTES];
 };
 
-static const char REPLY[] =
+static const char BEFORE[] = /* eight bytes of lengths come first */
     "{\"code\":0,\"extFields\":{\"queueId\":\"0\",\"transactionId\":\"00000000000000000000000000000000\","
     "\"msgId\":\"7F00000100002A9F0000000000000000\",\"TRACE_ON\":\"true\",\"MSG_REGION\":\"DefaultRegion\","
-    "\"queueOffset\":\"0\"},\"flag\":1,\"language\":\"JAVA\",\"opaque\":%ld,\"serializeTypeCurrentRPC\":\"JSON\","
-    "\"version\":479}";
+    "\"queueOffset\":\"0\"},\"flag\":1,\"language\":\"JAVA\",\"opaque\":";
+static const char AFTER[] = ",\"serializeTypeCurrentRPC\":\"JSON\",\"version\":479}";
+enum { BEFORE_BYTES = sizeof BEFORE - 1, AFTER_BYTES = sizeof AFTER - 1, REPLY_BYTES = 8 + BEFORE_BYTES + 20 + AFTER_BYTES };
 
-static void answer(struct connection *c, const char *frame, uint32_t length) {
-  char *at = memmem(frame, length, "\"opaque\":", 9);
-  char *out = c->out + c->out_used;
-  int n = sprintf(out + 8, REPLY, at ? atol(at + 9) : 0);
-  uint32_t words[2] = {htonl(n + 4), htonl(n)};
+static void answer(struct connection *c, const char *frame) {
+  uint32_t header;
+  memcpy(&header, frame + 4, 4);
+  header = ntohl(header) & 0xFFFFFF;
+  /* every known client writes it near the end */
+  const char *end = frame + 8 + header, *at = header > 96 ? memmem(end - 96, 96, "\"opaque\":", 9) : NULL;
+  if (at == NULL) at = memmem(frame + 8, header, "\"opaque\":", 9);
+  char *out = c->out + c->out_used, *p = out + 8;
+  p = mempcpy(p, BEFORE, BEFORE_BYTES);
+  if (at == NULL) *p++ = '0';
+  else for (at += 9; *at >= '0' && *at <= '9';) *p++ = *at++;
+  p = mempcpy(p, AFTER, AFTER_BYTES);
+  uint32_t words[2] = {htonl(p - out - 4), htonl(p - out - 8)};
   memcpy(out, words, 8);
-  c->out_used += n + 8;
+  c->out_used += p - out;
+}
+
+/* Answers whole frames; false for what is no frame or has no room. */
+static int split(struct connection *c) {
+  while (c->used - c->whole >= 8) {
+    uint32_t words[2];
+    memcpy(words, c->in + c->whole, 8);
+    uint32_t length = ntohl(words[0]) + 4, header = ntohl(words[1]) & 0xFFFFFF;
+    if (length > IN_BYTES || header + 8 > length || OUT_BYTES - c->out_used < REPLY_BYTES) return 0;
+    if (length > (uint32_t)(c->used - c->whole)) break;
+    answer(c, c->in + c->whole);
+    c->whole += length;
+  }
+  return 1;
 }
 
 int main(int argc, char **argv) {
@@ -51,14 +76,16 @@ int main(int argc, char **argv) {
   if (file < 0 || fallocate(file, 0, 0, FILE_BYTES) != 0) return perror(argv[2]), 1;
   int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), epoll = epoll_create1(0);
   setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-  struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(atoi(argv[1])), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-  if (bind(listener, (struct sockaddr *)&address, sizeof address) != 0 || listen(listener, 1024) != 0) return perror(argv[1]), 1;
-  struct epoll_event event = {.events = EPOLLIN}, ready[512];
+  struct sockaddr_in address = {
+      .sin_family = AF_INET, .sin_port = htons(atoi(argv[1])), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  if (bind(listener, (struct sockaddr *)&address, sizeof address) != 0 || listen(listener, 1024) != 0)
+    return perror(argv[1]), 1;
+  struct epoll_event event = {.events = EPOLLIN}, ready[READY];
   epoll_ctl(epoll, EPOLL_CTL_ADD, listener, &event);
-  char *batch = malloc(BATCH_BYTES);
+  struct iovec parts[READY];
   long end = 0;
   for (;;) {
-    int count = epoll_wait(epoll, ready, 512, -1);
+    int count = epoll_wait(epoll, ready, READY, -1), gathered = 0;
     long filled = 0;
     for (int i = 0; i < count; i++) {
       struct connection *c = ready[i].data.ptr;
@@ -70,42 +97,33 @@ int main(int argc, char **argv) {
         c->fd = fd;
         event = (struct epoll_event){.events = EPOLLIN, .data.ptr = c};
         epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event);
-        ready[i].data.ptr = NULL;
         continue;
       }
       ssize_t n = recv(c->fd, c->in + c->used, IN_BYTES - c->used, 0);
-      if (n <= 0) {
-        if (n < 0 && errno == EAGAIN) continue;
+      if (n < 0 && errno == EAGAIN) continue;
+      c->used += n > 0 ? n : 0;
+      if (n <= 0 || !split(c)) {
         close(c->fd), free(c), ready[i].data.ptr = NULL;
         continue;
       }
-      c->used += n;
-      int at = 0;
-      while (c->used - at >= 4) {
-        uint32_t length;
-        memcpy(&length, c->in + at, 4);
-        length = ntohl(length) + 4;
-        if (length > (uint32_t)(c->used - at)) break;
-        if (filled + length < BATCH_BYTES) memcpy(batch + filled, c->in + at, length), filled += length;
-        answer(c, c->in + at, length);
-        at += length;
-      }
-      memmove(c->in, c->in + at, c->used -= at);
+      if (c->whole) parts[gathered++] = (struct iovec){c->in, c->whole}, filled += c->whole;
     }
     if (filled) {
       if (end + filled > FILE_BYTES) end = 0;
-      if (pwrite(file, batch, filled, end) != filled) return perror("pwrite"), 1;
+      if (pwritev(file, parts, gathered, end) != filled) return perror("pwritev"), 1;
       end += filled;
-      if (sync_each) fdatasync(file);
+      if (sync_each && fdatasync(file) != 0) return perror("fdatasync"), 1;
     }
     for (int i = 0; i < count; i++) {
       struct connection *c = ready[i].data.ptr;
-      for (int sent = 0; c && sent < c->out_used;) {
+      if (c == NULL) continue;
+      if (c->whole) memmove(c->in, c->in + c->whole, c->used -= c->whole), c->whole = 0;
+      for (int sent = 0; sent < c->out_used;) { /* a client that does not read stops everybody */
         ssize_t n = send(c->fd, c->out + sent, c->out_used - sent, MSG_NOSIGNAL);
         if (n > 0) sent += n;
-        else if (errno != EAGAIN) break;
+        else if (errno != EAGAIN) break; /* its end shows at the next receive */
       }
-      if (c) c->out_used = 0;
+      c->out_used = 0;
     }
   }
 }

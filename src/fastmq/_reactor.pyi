@@ -1,11 +1,11 @@
 """Types of the reactor (`_reactor.pyx`): ready sockets, frames, hot requests, one turn at a time, no GIL."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, final
 
 from fastmq._store import Store
 
-CLOSED: Final = -1  # kind of a cold item that tells of a connection's end
+RESUMED: Final = 65536  # added to the service of a pull that was held here and is to be processed once more
 
 @final
 class Reactor:
@@ -56,8 +56,39 @@ class Reactor:
 
         `failures`: how a status of the store is answered, (response code, ASCII remark).
         """
-    def cold_send_done(self, connection: int) -> None:
-        """A send that was handed to Python has been dealt with: later sends of its connection may be hot again."""
+    def cold_done(self, connection: int, code: int) -> None:
+        """Python has dealt with a request of this connection: later ones of its kind may be hot again."""
+    def grant_pulls(
+        self,
+        group: str,
+        topic: str,
+        *,
+        queues: int,
+        subscription: str | None,
+        lite: bool,
+        sub_version: int,
+        tag_codes: Collection[int] | None,
+        max_messages: int,
+        max_bytes: int,
+        suspend_ms: int,
+        group_sys_flag: int,
+        topic_sys_flag: int,
+    ) -> None:
+        """From now on serve pulls of this group and topic with this filter in the turn, until `revoke_pulls`.
+
+        `subscription`: the filter's text if pulls bring it, None for the group's registered one, whose version is
+        `sub_version`. `tag_codes` None: everything matches. `suspend_ms` -1: pulls say how long they may be held.
+        """
+    def revoke_pulls(self) -> None:
+        """Something that pulls are checked for has changed: the next one of each kind is Python's again."""
+    def take_pull_progress(self) -> Sequence[tuple[str, str, int, list[tuple[int, int, int, int, int, int]]]]:
+        """What hot pulls and commits did since the last call.
+
+        [(group, topic, pulls that found nothing, [(queue id, committed offset or -1, offset after the last pull or -1,
+        pulls that found something, messages, bytes)])]
+        """
+    def answer_held_pulls(self) -> None:
+        """Answer every held pull as if its time were up."""
     def turn(self, timeout_ms: int = 0) -> int:
         """One turn; returns the number of cold items that wait. timeout_ms -1 waits for ever."""
     def run(self) -> None:

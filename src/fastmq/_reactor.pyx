@@ -6,8 +6,9 @@
            end of the turn: one append for all of the turn's messages; staged replies leave,
            or are parked under the log offset that has to be flushed first
 
-Parts: `_reactor/os.pxi` (system calls, locks, buffers), `header.pxi` (request headers in place), `send.pxi`
-(what a plain send is and how it is answered). This file holds connections, the turn and the face Python sees.
+Parts: `_reactor/os.pxi` (system calls, locks, buffers), `header.pxi` (request headers in place), `send.pxi` (what a plain
+send is and how it is answered), `pull.pxi` and `consume.pxi` (pulls, held pulls, offset commits). This file holds
+connections, the turn and the face Python sees.
 
 Threads: one thread calls `turn` (its own, or trio's); every other method may be called from any thread. All state is
 guarded by one lock in order of arrival, which the turn gives back while it waits for events. The store's lock is
@@ -16,15 +17,19 @@ taken inside it, never the other way round.
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from fastmq._store cimport TOPIC_DELETED, TOPIC_MULTI_TAG, TOPIC_SEND_HOT, MessageIn, Placed, Store, Topic
+from fastmq._store cimport (
+    TOPIC_DELETED, TOPIC_MULTI_TAG, TOPIC_SEND_HOT, WATCH_TURN, Extent, MessageIn, Placed, Queue, QueueEntry, ReadSummary,
+    Store, Topic,
+)
 
 include "_reactor/os.pxi"
 include "_reactor/header.pxi"
 include "_reactor/send.pxi"
+include "_reactor/pull.pxi"
 
 from fastmq.errors import UsageError
 
-CLOSED = -1
+RESUMED = 1 << 16
 
 cdef enum:
     ST_OK = 0
@@ -46,6 +51,10 @@ cdef enum:
     # connection ids of the reactor's own descriptors; ids of connections begin at 1 << SLOT_BITS
     TAG_WAKE = 0
     TAG_FLUSH = 1
+    TAG_MOVED = 2
+
+    # of the service number of a cold item: a pull that was held here and is to be processed once more
+    RESUMED_BIT = 1 << 16
 
 cdef struct Connection:
     int fd
@@ -57,6 +66,8 @@ cdef struct Connection:
     Buffer output
     int64_t active_ms
     int32_t cold_sends              # sends that Python still works on: until they are done no send may overtake them
+    int32_t cold_consumes           # the same for pulls and offset commits
+    HeldPull* held                  # the first of its held pulls
     int32_t parked
     size_t cold_bytes
     bint dirty                      # on the turn's list of connections with fresh output
@@ -119,18 +130,29 @@ cdef class Reactor:
     cdef int32_t staged_count, staged_capacity
     cdef Buffer arena
     cdef uint8_t* scratch
+    cdef RawHeader raw
     # parked replies, ordered by target
     cdef Parked* parked_head
     cdef Parked* parked_tail
     cdef int64_t parked_deadline_ms     # of the first parked block, 0 without one; read by the turn without the lock
     cdef int64_t sync_flush_timeout_ms
     cdef SendPolicy policy
+    # consumers: see consume.pxi
+    cdef Progress** progress
+    cdef int32_t progress_count
+    cdef Progress* changed
+    cdef PullGrant* grants
+    cdef HeldQueue** held
+    cdef DeadlineHeap heap
+    cdef int64_t held_deadline_ms       # of the first held pull, 0 without one; read by the turn without the lock
+    cdef Buffer deferred                # pulls and commits of the turn, each behind its connection's id
+    cdef int moved_fd
     # statistics
-    cdef int64_t turns, frames, hot_sends, received_bytes, sent_bytes
+    cdef int64_t turns, frames, hot_sends, hot_pulls, hot_commits, received_bytes, sent_bytes
 
     def __cinit__(self, Store store=None, *, bint hot=True, uint32_t max_frame_bytes=16 << 20,
                   size_t max_output_bytes=64 << 20):
-        self.epoll_fd = self.wake_fd = self.cold_fd = self.flush_fd = -1
+        self.epoll_fd = self.wake_fd = self.cold_fd = self.flush_fd = self.moved_fd = -1
         pthread_mutex_init(&self.lock.gate, NULL)
         pthread_mutex_init(&self.lock.held, NULL)
         self.store = store
@@ -142,7 +164,10 @@ cdef class Reactor:
         self.receive = <uint8_t*>malloc(RECEIVE_BYTES)
         self.scratch = <uint8_t*>malloc(SCRATCH_BYTES)
         self.ready = <epoll_event*>calloc(EVENTS_A_TURN, sizeof(epoll_event))
-        if self.receive == NULL or self.scratch == NULL or self.ready == NULL:
+        self.progress = <Progress**>calloc(TABLE_SLOTS, sizeof(Progress*))
+        self.held = <HeldQueue**>calloc(TABLE_SLOTS, sizeof(HeldQueue*))
+        if (self.receive == NULL or self.scratch == NULL or self.ready == NULL or self.progress == NULL
+                or self.held == NULL):
             raise MemoryError
         self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
         self.wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
@@ -155,6 +180,8 @@ cdef class Reactor:
         if store is not None:
             self.flush_fd = store.flush_event_fd
             self.watch_fd(self.flush_fd, TAG_FLUSH)
+            self.moved_fd = self.store.hot_moved_event()
+            self.watch_fd(self.moved_fd, TAG_MOVED)
 
     cdef int watch_fd(self, int fd, uint64_t tag) except -1:
         cdef epoll_event event
@@ -178,16 +205,23 @@ cdef class Reactor:
         free(self.scratch)
         free(self.ready)
         free(self.staged)
+        free(self.progress)
+        free(self.held)
+        free(self.heap.items)
         buffer_free(&self.arena)
+        buffer_free(&self.deferred)
         pthread_mutex_destroy(&self.lock.gate)
         pthread_mutex_destroy(&self.lock.held)
 
     cdef void release_all(self) noexcept:
         cdef int32_t i
         cdef Parked* block
+        cdef Progress* progress
         self.closed = True
+        revoke_all(self)
         for i in range(self.slot_count):
             if self.slots[i] != NULL:
+                drop_held(self, self.slots[i])
                 c_close(self.slots[i].fd)
                 buffer_free(&self.slots[i].input)
                 buffer_free(&self.slots[i].output)
@@ -199,6 +233,14 @@ cdef class Reactor:
             self.parked_head = block.next
             parked_free(block)
         self.parked_tail = NULL
+        for i in range(TABLE_SLOTS):
+            while self.progress[i] != NULL:
+                progress = self.progress[i]
+                self.progress[i] = progress.chain
+                free(progress.by_queue)
+                free(progress.name)
+                free(progress)
+        self.changed = NULL
         for fd in (self.epoll_fd, self.wake_fd, self.cold_fd):
             if fd >= 0:
                 c_close(fd)
@@ -286,6 +328,7 @@ cdef class Reactor:
     cdef void close_locked(self, Connection* c) noexcept nogil:
         """End a connection; Python learns of it behind the frames it sent before."""
         cdef int32_t slot = <int32_t>(c.id & SLOT_MASK)
+        drop_held(self, c)
         self.add_cold(c, NULL, 0)
         c_close(c.fd)
         buffer_free(&c.input)
@@ -335,6 +378,12 @@ cdef class Reactor:
             c.cold_bytes += length
         self.cold_count += 1
         return True
+
+    cdef void add_cold_again(self, Connection* c, const uint8_t* frame, uint32_t length) noexcept nogil:
+        """A pull that was held here and that Python has to process once more."""
+        if self.add_cold(c, frame, length):
+            self.cold[self.cold_count - 1].service |= RESUMED_BIT
+            c.cold_consumes += 1
 
     cdef inline void tell_python(self) noexcept nogil:
         cdef uint64_t one = 1
@@ -591,14 +640,9 @@ cdef class Reactor:
         cdef const uint8_t* header_end = frame + 8 + header_length
         if not self.policy.enabled or c.service != self.policy.service or c.cold_sends:
             return False
-        memset(&header, 0, sizeof(header))
-        header.serialize = frame[4]
-        if header.serialize == SERIALIZE_JSON:
-            if not read_json_header(frame + 8, header_end, &header):
-                return False
-        elif not read_binary_header(frame + 8, header_end, &header):
+        if not read_header(frame, &self.raw) or not read_send(&self.raw, &header):
             return False
-        if header.seen != SEEN_ALL_REQUIRED or header.batch or header.reconsume_times or header.flag & FLAG_RESPONSE:
+        if header.batch or header.reconsume_times:
             return False
         if header.sys_flag & SYS_FLAG_COLD:
             return False
@@ -669,7 +713,7 @@ cdef class Reactor:
         staged.offset = <uint32_t>(self.arena.end - self.arena.begin)
         staged.opaque = header.opaque
         staged.serialize = header.serialize
-        staged.oneway = (header.flag & FLAG_ONEWAY) != 0
+        staged.oneway = header.oneway
         staged.length = put_send_reply(room, &self.policy, &header, &view, header.queue_id, &placed)
         self.arena.end += staged.length
         self.staged_count += 1
@@ -681,8 +725,11 @@ cdef class Reactor:
     cdef void on_frame(self, Connection* c, const uint8_t* frame, uint32_t length) noexcept nogil:
         cdef int32_t code = quick_code(frame, length)
         self.frames += 1
-        if self.hot and (code == CODE_SEND_MESSAGE_V2 or code == CODE_SEND_MESSAGE):
-            if self.try_hot_send(c, frame, length):
+        if self.hot:
+            if code == CODE_SEND_MESSAGE_V2 or code == CODE_SEND_MESSAGE:
+                if self.try_hot_send(c, frame, length):
+                    return
+            elif is_consume_code(code) and self.store is not None and defer(self, c, frame, length):
                 return
         if is_send_code(code):
             c.cold_sends += 1
@@ -770,6 +817,8 @@ cdef class Reactor:
         cdef uint32_t events
         cdef int64_t left
         left = self.parked_deadline_ms
+        if self.held_deadline_ms and (left == 0 or self.held_deadline_ms < left):
+            left = self.held_deadline_ms
         if left:
             left -= monotonic_ms()
             left = 1 if left < 1 else left
@@ -788,6 +837,9 @@ cdef class Reactor:
             if tag == TAG_FLUSH:
                 c_read(self.flush_fd, &ignored, 8)
                 continue
+            if tag == TAG_MOVED:
+                c_read(self.moved_fd, &ignored, 8)
+                continue
             c = self.find(<int64_t>tag)
             if c == NULL:
                 continue
@@ -797,6 +849,11 @@ cdef class Reactor:
                 self.on_readable(c)
         self.finish_batch()
         self.release_parked()
+        if self.store is not None:
+            serve_deferred(self)
+            wake_held(self)
+            answer_due(self, self.now_ms)
+            self.held_deadline_ms = self.heap.items[0].deadline_ms if self.heap.count else 0
         self.write_dirty()
         self.tell_python()
         count = self.cold_count
@@ -854,14 +911,129 @@ cdef class Reactor:
         free(items)
         return result
 
-    def cold_send_done(self, int64_t connection):
-        """Python has dealt with a send of this connection: later ones may be hot again."""
+    def cold_done(self, int64_t connection, int code):
+        """Python has dealt with a request of this connection: later ones of its kind may be hot again."""
         cdef Connection* c
         with nogil:
             fair_lock(&self.lock)
             c = self.find(connection)
-            if c != NULL and c.cold_sends > 0:
-                c.cold_sends -= 1
+            if c != NULL:
+                if is_send_code(code):
+                    c.cold_sends -= c.cold_sends > 0
+                elif is_consume_code(code):
+                    c.cold_consumes -= c.cold_consumes > 0
+            fair_unlock(&self.lock)
+
+    def grant_pulls(self, str group not None, str topic not None, *, int queues, subscription, bint lite,
+                    int64_t sub_version, tag_codes, int max_messages, int64_t max_bytes, int64_t suspend_ms,
+                    int group_sys_flag, int topic_sys_flag):
+        """From now on serve pulls of this group and topic with this filter here, until `revoke_pulls`.
+
+        `subscription`: the filter's text if pulls bring it, None for the group's registered one, whose version is
+        `sub_version`. `tag_codes` None: everything matches. `suspend_ms` -1: pulls say how long they may be held.
+        """
+        cdef bytes group_name = group.encode(), topic_name = topic.encode()
+        cdef bytes text = b"" if subscription is None else (<str>subscription).encode()
+        cdef PullGrant* grant
+        cdef Progress* progress
+        cdef Topic* found
+        cdef int32_t i = 0
+        if not self.hot or self.store is None:
+            return
+        if not all(32 < c < 127 and c not in b'"\\' for c in group_name + topic_name):
+            return
+        if not all(32 <= c < 127 and c not in b'"\\' for c in text):
+            return
+        found = self.store.topic_find(<const char*>topic_name, len(topic_name))
+        if found == NULL:
+            return
+        grant = <PullGrant*>calloc(1, sizeof(PullGrant))
+        if grant == NULL:
+            return
+        grant.topic = found
+        grant.alive = True
+        grant.brings_filter = subscription is not None
+        grant.lite = lite
+        grant.sub_version = sub_version
+        grant.max_messages = max_messages
+        grant.max_bytes = max_bytes
+        grant.suspend_ms = suspend_ms
+        grant.group_sys_flag = group_sys_flag
+        grant.topic_sys_flag = topic_sys_flag
+        grant.filter_length = len(text)
+        grant.filter = <uint8_t*>malloc(len(text) + 1)
+        grant.tag_count = -1 if tag_codes is None else len(tag_codes)
+        grant.tag_codes = <int64_t*>malloc((grant.tag_count + 1) * sizeof(int64_t) if tag_codes else 8)
+        if grant.filter == NULL or grant.tag_codes == NULL:
+            grant_free(grant)
+            return
+        memcpy(grant.filter, <const char*>text, len(text))
+        for code in tag_codes or ():
+            grant.tag_codes[i] = code
+            i += 1
+        fair_lock(&self.lock)
+        progress = progress_make(self, <const uint8_t*><const char*>group_name, len(group_name),
+                                 <const uint8_t*><const char*>topic_name, len(topic_name), queues)
+        if progress == NULL:
+            grant_free(grant)
+        else:
+            progress.granted = True
+            grant.progress = progress
+            grant.next = <PullGrant*>progress.grants
+            progress.grants = grant
+            grant.next_all = self.grants
+            self.grants = grant
+        fair_unlock(&self.lock)
+
+    def revoke_pulls(self):
+        """Something that pulls are checked for has changed: the next one of each kind is Python's again."""
+        with nogil:
+            fair_lock(&self.lock)
+            revoke_all(self)
+            fair_unlock(&self.lock)
+
+    def take_pull_progress(self):
+        """What hot pulls and commits did since the last call.
+
+        [(group, topic, pulls that found nothing, [(queue id, committed offset or -1, offset after the last pull or -1,
+        pulls that found something, messages, bytes)])]
+        """
+        cdef Progress* progress
+        cdef QueueProgress* q
+        cdef int32_t i
+        if self.changed == NULL:
+            return ()
+        result = []
+        fair_lock(&self.lock)
+        try:
+            while self.changed != NULL:
+                progress = self.changed
+                self.changed = progress.next_changed
+                progress.changed = False
+                queues = []
+                for i in range(progress.queues):
+                    q = &progress.by_queue[i]
+                    if q.committed >= 0 or q.pulled >= 0:
+                        queues.append((i, q.committed, q.pulled, q.pulls, q.messages, q.bytes))
+                        q.committed = q.pulled = -1
+                        q.pulls = q.messages = q.bytes = 0
+                name = progress.name[:progress.group_length + progress.topic_length]
+                result.append((name[:progress.group_length].decode(), name[progress.group_length:].decode(),
+                               progress.missed, queues))
+                progress.missed = 0
+        finally:
+            fair_unlock(&self.lock)
+        return result
+
+    def answer_held_pulls(self):
+        """Answer every held pull as if its time were up."""
+        with nogil:
+            fair_lock(&self.lock)
+            self.now_ms = monotonic_ms()
+            answer_due(self, 0x7FFFFFFFFFFFFFFF)
+            self.held_deadline_ms = 0
+            self.write_dirty()
+            self.tell_python()
             fair_unlock(&self.lock)
 
     def close_connection(self, int64_t connection):
@@ -947,6 +1119,9 @@ cdef class Reactor:
             "turns": self.turns,
             "frames": self.frames,
             "hot_sends": self.hot_sends,
+            "hot_pulls": self.hot_pulls,
+            "hot_commits": self.hot_commits,
+            "held_pulls": self.heap.count,
             "received_bytes": self.received_bytes,
             "sent_bytes": self.sent_bytes,
         }
@@ -956,6 +1131,12 @@ cdef bint is_send_code(int32_t code) noexcept nogil:
     """Codes that append on behalf of a producer: their order within a connection is kept."""
     return (code == CODE_SEND_MESSAGE or code == CODE_SEND_MESSAGE_V2 or code == 320 or code == 324 or code == 325
             or code == 36)
+
+
+cdef bint is_consume_code(int32_t code) noexcept nogil:
+    """Codes by which a consumer reads and commits: their order within a connection is kept."""
+    return (code == CODE_PULL_MESSAGE or code == CODE_LITE_PULL_MESSAGE or code == CODE_UPDATE_CONSUMER_OFFSET
+            or code == CODE_QUERY_CONSUMER_OFFSET)
 
 
 cdef int32_t quick_code(const uint8_t* frame, uint32_t length) noexcept nogil:
@@ -1024,3 +1205,6 @@ cdef void parked_free(Parked* block) noexcept nogil:
     free(block.arena)
     free(block.failure)
     free(block)
+
+
+include "_reactor/consume.pxi"

@@ -12,8 +12,9 @@
 #   index.pxi       the key index
 #   checkpoint.pxi  what is durable, noted
 #   recover.pxi     opening a store
-#   reading.pxi     what Python reads: helpers of the class below
-#   store.pxi       the classes Python sees
+#   results.pxi     checksums, hashes and answers that Python sees
+#   reading.pxi     helpers of the class below: copies, deleting, retention
+#   store.pxi       the class Python sees
 
 import fcntl
 import os
@@ -24,7 +25,7 @@ import threading
 
 from fastmq.errors import StoreError, StoreLockedError, UsageError
 
-from libc.errno cimport EAGAIN, EACCES, EDQUOT, EEXIST, EINTR, EIO, ENOENT, ENOMEM, ENOSPC, EOPNOTSUPP, errno
+from libc.errno cimport EAGAIN, EACCES, EDQUOT, EEXIST, EINTR, EIO, EMFILE, ENFILE, ENOENT, ENOMEM, ENOSPC, ENXIO, EOPNOTSUPP, errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc, realloc
@@ -102,6 +103,8 @@ cdef extern from *:
     int unlink(const char*) nogil
     int mkdir(const char*, int) nogil
     int rmdir(const char*) nogil
+    off_t lseek(int, off_t, int) nogil
+    int SEEK_DATA
     int eventfd(unsigned int, int) nogil
     void set_errno "fq_set_errno"(int) nogil
 
@@ -124,6 +127,7 @@ include "_store/dispatch.pxi"
 include "_store/flusher.pxi"
 include "_store/index.pxi"
 include "_store/checkpoint.pxi"
+include "_store/results.pxi"
 include "_store/recover.pxi"
 include "_store/reading.pxi"
 include "_store/store.pxi"

@@ -164,9 +164,18 @@ class Server(ABC):
                 raise AssertionError(f"{self.name} did not end within {seconds} s\n{self.log_tail()}") from None
         self.processes.clear()
 
+    def ended(self) -> str:
+        """Says so when a process has ended without being told to; otherwise empty."""
+        for process in self.processes:
+            if process.poll() is not None:
+                return f"{self.name} ended by itself with {process.returncode}:\n{self.log_tail()}"
+        return ""
+
     def stop(self) -> None:
-        """SIGTERM, and waits for an orderly end."""
+        """SIGTERM, and waits for an orderly end. AssertionError if a process had ended before."""
+        ended = self.ended()
         self._end(signal.SIGTERM, 60)
+        assert not ended, ended
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -201,7 +210,7 @@ class Server(ABC):
 
 
 class FastmqServer(Server):
-    """`fastmq serve` of this environment's Python."""
+    """`fastmq serve` of this environment's Python; FASTMQ_TEST_SOURCE names another source folder than ours."""
 
     name = "fastmq"
 
@@ -210,12 +219,12 @@ class FastmqServer(Server):
         self.hot_road = hot_road
 
     def start(self) -> Server:
-        command = [sys.executable, "-m", "fastmq", "serve"]
+        command = [sys.executable, "-m", "fastmq", "serve", "--data", str(self.data)]
         command += ["--namesrv-port", str(self.namesrv_port), "--listen-port", str(self.listen_port)]
         for key, value in self.broker_settings().items():
             if key not in ("listenPort", "namesrvAddr"):
                 command += ["--set", f"{key}={value}"]
-        source = str(toolchains.TESTS.parent / "src")
+        source = os.environ.get("FASTMQ_TEST_SOURCE") or str(toolchains.TESTS.parent / "src")
         path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
         road = "true" if self.hot_road else "false"
         env = {**os.environ, "FASTMQ_HOT_ROAD_ENABLE": road, "PYTHONPATH": path, "HOME": str(self.data)}

@@ -47,6 +47,9 @@ class Suite:
         outcomes = {name: program.outcome(job, 240) for name, job in jobs.items()}
         outcomes |= {name: program.outcome(job, 120) for name, job in first.items()}
         middle = time.monotonic()
+        ended = self._server.ended()
+        if ended:
+            return {name: {"ok": False, "error": ended, "millis": 0} for name in outcomes}
         if pairs:
             self._server.restart()
         restarted = time.monotonic()

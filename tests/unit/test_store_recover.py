@@ -178,6 +178,10 @@ def test_what_can_be_rebuilt_is(tmp_path, what, clean):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     store = open_store(tmp_path)
     assert contents(store) == expected
+    while store.index_step() > 0:
+        pass
+    for i in (1, 299):
+        assert len(store.query_index("t", f"k{i}", 5, 0, 1 << 60)[0]) == (2 if i < 30 else 1)
     store.close()
 
 

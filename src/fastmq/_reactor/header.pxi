@@ -1,17 +1,16 @@
 # Request headers of the hot codes, read in place.
 #
 # The reader takes what official clients send and nothing else: whatever it does not recognise at once (escapes in a
-# topic, numbers out of range, non-ASCII text, duplicate keys of meaning) makes the frame a cold one, which the complete
-# decoder in Python then accepts or refuses. So this file never has to say what is wrong with a frame.
+# name, numbers out of range, non-ASCII text, more fields than any request has) makes the frame a cold one, which the
+# complete decoder in Python then accepts or refuses. So this file never has to say what is wrong with a frame.
 
 cdef enum:
-    CODE_SEND_MESSAGE = 10
-    CODE_SEND_MESSAGE_V2 = 310
     SERIALIZE_JSON = 0
     SERIALIZE_ROCKETMQ = 1
     FLAG_RESPONSE = 1
     FLAG_ONEWAY = 2
     HEADER_BINARY_MIN = 21
+    FIELDS_MAX = 24
 
 # A piece of the frame; `escaped` text still carries its JSON escapes.
 cdef struct Span:
@@ -19,33 +18,20 @@ cdef struct Span:
     int32_t length
     bint escaped
 
-cdef struct SendHeader:
+cdef struct Field:
+    Span key
+    Span value
+
+# A header as it stands in the frame: the spans point into it.
+cdef struct RawHeader:
     int32_t code
     int32_t opaque
     int32_t flag
     int32_t serialize
-    Span topic
-    Span properties
-    int32_t queue_id
-    int32_t sys_flag
-    int64_t born_timestamp_ms
-    int32_t message_flag
-    int32_t reconsume_times
-    bint batch
-    uint32_t seen               # bit per required field
-
-cdef enum:
-    SEEN_TOPIC = 1
-    SEEN_QUEUE_ID = 2
-    SEEN_SYS_FLAG = 4
-    SEEN_BORN = 8
-    SEEN_FLAG = 16
-    SEEN_CODE = 32
-    SEEN_OPAQUE = 64
-    SEEN_PRODUCER_GROUP = 128
-    SEEN_DEFAULT_TOPIC = 256
-    SEEN_DEFAULT_QUEUES = 512
-    SEEN_ALL_REQUIRED = 1023
+    bint has_code
+    bint has_opaque
+    int32_t count
+    Field fields[FIELDS_MAX]
 
 
 cdef bint span_int(const Span* span, int64_t low, int64_t high, int64_t* out) noexcept nogil:
@@ -78,90 +64,12 @@ cdef inline bint span_is(const Span* span, const char* text, int32_t length) noe
     return span.length == length and memcmp(span.data, text, length) == 0
 
 
-# The field a wire name stands for: the single letter of SendMessageRequestHeaderV2, or 0 if it has no meaning here.
-cdef uint8_t send_field(const Span* key, bint v2) noexcept nogil:
-    if v2:
-        return key.data[0] if key.length == 1 else 0
-    if key.length == 5:
-        if span_is(key, b"topic", 5):
-            return c'b'
-        if span_is(key, b"batch", 5):
-            return c'm'
-    elif key.length == 4:
-        if span_is(key, b"flag", 4):
-            return c'h'
-    elif key.length == 7:
-        if span_is(key, b"queueId", 7):
-            return c'e'
-        if span_is(key, b"sysFlag", 7):
-            return c'f'
-    elif key.length == 10:
-        if span_is(key, b"properties", 10):
-            return c'i'
-    elif key.length == 12:
-        if span_is(key, b"defaultTopic", 12):
-            return c'c'
-    elif key.length == 13:
-        if span_is(key, b"bornTimestamp", 13):
-            return c'g'
-        if span_is(key, b"producerGroup", 13):
-            return c'a'
-    elif key.length == 14:
-        if span_is(key, b"reconsumeTimes", 14):
-            return c'j'
-    elif key.length == 21:
-        if span_is(key, b"defaultTopicQueueNums", 21):
-            return c'd'
-    return 0
-
-
-cdef bint send_set_field(SendHeader* header, uint8_t field, const Span* value) noexcept nogil:
-    """Put one ext field where it belongs. False: leave this frame to the cold road."""
-    cdef int64_t number = 0
-    if field == c'a':
-        header.seen |= SEEN_PRODUCER_GROUP
-    elif field == c'b':
-        if value.escaped:
-            return False
-        header.topic = value[0]
-        header.seen |= SEEN_TOPIC
-    elif field == c'c':
-        header.seen |= SEEN_DEFAULT_TOPIC
-    elif field == c'd':
-        if not span_int(value, -0x7FFFFFFF, 0x7FFFFFFF, &number):
-            return False
-        header.seen |= SEEN_DEFAULT_QUEUES
-    elif field == c'e':
-        if not span_int(value, 0, 0x7FFFFFFF, &number):
-            return False
-        header.queue_id = <int32_t>number
-        header.seen |= SEEN_QUEUE_ID
-    elif field == c'f':
-        if not span_int(value, 0, 0x7FFFFFFF, &number):
-            return False
-        header.sys_flag = <int32_t>number
-        header.seen |= SEEN_SYS_FLAG
-    elif field == c'g':
-        if not span_int(value, 0, 0x7FFFFFFFFFFFFFFF, &number):
-            return False
-        header.born_timestamp_ms = number
-        header.seen |= SEEN_BORN
-    elif field == c'h':
-        if not span_int(value, -0x7FFFFFFF, 0x7FFFFFFF, &number):
-            return False
-        header.message_flag = <int32_t>number
-        header.seen |= SEEN_FLAG
-    elif field == c'i':
-        header.properties = value[0]
-    elif field == c'j':
-        if not span_int(value, 0, 0x7FFFFFFF, &number):
-            return False
-        header.reconsume_times = <int32_t>number
-    elif field == c'm':
-        if value.length == 5 and memcmp(value.data, b"false", 5) == 0:
-            header.batch = False
-        else:
-            header.batch = True
+cdef inline bint raw_add(RawHeader* header, const Span* key, const Span* value) noexcept nogil:
+    if header.count == FIELDS_MAX:
+        return False
+    header.fields[header.count].key = key[0]
+    header.fields[header.count].value = value[0]
+    header.count += 1
     return True
 
 
@@ -213,9 +121,8 @@ cdef const uint8_t* json_scalar(const uint8_t* p, const uint8_t* end, Span* out)
     return p
 
 
-cdef const uint8_t* json_ext_fields(const uint8_t* p, const uint8_t* end, SendHeader* header) noexcept nogil:
+cdef const uint8_t* json_ext_fields(const uint8_t* p, const uint8_t* end, RawHeader* header) noexcept nogil:
     cdef Span key, value
-    cdef bint v2 = header.code == CODE_SEND_MESSAGE_V2
     if p >= end or p[0] != c'{':
         return NULL
     p = skip_space(p + 1, end)
@@ -231,7 +138,7 @@ cdef const uint8_t* json_ext_fields(const uint8_t* p, const uint8_t* end, SendHe
         if p >= end or p[0] != c':':
             return NULL
         p = json_scalar(skip_space(p + 1, end), end, &value)
-        if p == NULL or not send_set_field(header, send_field(&key, v2), &value):
+        if p == NULL or not raw_add(header, &key, &value):
             return NULL
         p = skip_space(p, end)
         if p >= end:
@@ -244,8 +151,8 @@ cdef const uint8_t* json_ext_fields(const uint8_t* p, const uint8_t* end, SendHe
     return NULL
 
 
-cdef bint read_json_header(const uint8_t* p, const uint8_t* end, SendHeader* header) noexcept nogil:
-    """A whole JSON header of a send. The code has to come before extFields, as every official client has it."""
+cdef bint read_json_header(const uint8_t* p, const uint8_t* end, RawHeader* header) noexcept nogil:
+    """A whole JSON header."""
     cdef Span key, value
     cdef int64_t number = 0
     p = skip_space(p, end)
@@ -263,8 +170,6 @@ cdef bint read_json_header(const uint8_t* p, const uint8_t* end, SendHeader* hea
             return False
         p = skip_space(p + 1, end)
         if span_is(&key, b"extFields", 9):
-            if not header.seen & SEEN_CODE:
-                return False
             p = json_ext_fields(p, end, header)
             if p == NULL:
                 return False
@@ -276,14 +181,12 @@ cdef bint read_json_header(const uint8_t* p, const uint8_t* end, SendHeader* hea
                 if not span_int(&value, 0, 0x7FFFFFFF, &number):
                     return False
                 header.code = <int32_t>number
-                if header.code != CODE_SEND_MESSAGE_V2 and header.code != CODE_SEND_MESSAGE:
-                    return False
-                header.seen |= SEEN_CODE
+                header.has_code = True
             elif span_is(&key, b"opaque", 6):
                 if not span_int(&value, -0x80000000, 0x7FFFFFFF, &number):
                     return False
                 header.opaque = <int32_t>number
-                header.seen |= SEEN_OPAQUE
+                header.has_opaque = True
             elif span_is(&key, b"flag", 4):
                 if not span_int(&value, 0, 0x7FFFFFFF, &number):
                     return False
@@ -292,7 +195,7 @@ cdef bint read_json_header(const uint8_t* p, const uint8_t* end, SendHeader* hea
         if p >= end:
             return False
         if p[0] == c'}':
-            return skip_space(p + 1, end) == end
+            return skip_space(p + 1, end) == end and header.has_code and header.has_opaque
         if p[0] != c',':
             return False
         p = skip_space(p + 1, end)
@@ -301,21 +204,16 @@ cdef bint read_json_header(const uint8_t* p, const uint8_t* end, SendHeader* hea
 
 # --- ROCKETMQ (binary) ----------------------------------------------------------------------------------------------
 
-cdef bint read_binary_header(const uint8_t* p, const uint8_t* end, SendHeader* header) noexcept nogil:
+cdef bint read_binary_header(const uint8_t* p, const uint8_t* end, RawHeader* header) noexcept nogil:
     cdef uint32_t remark_length, ext_length, value_length
     cdef uint16_t key_length
     cdef Span key, value
-    cdef bint v2
     cdef int32_t i
     if end - p < HEADER_BINARY_MIN:
         return False
     header.code = <int16_t>load_be16(p)
-    if header.code != CODE_SEND_MESSAGE_V2 and header.code != CODE_SEND_MESSAGE:
-        return False
     header.opaque = <int32_t>load_be32(p + 5)
     header.flag = <int32_t>load_be32(p + 9)
-    header.seen |= SEEN_CODE | SEEN_OPAQUE
-    v2 = header.code == CODE_SEND_MESSAGE_V2
     remark_length = load_be32(p + 13)
     p += 17
     if remark_length > <uint32_t>(end - p) - 4:
@@ -347,9 +245,21 @@ cdef bint read_binary_header(const uint8_t* p, const uint8_t* end, SendHeader* h
             if value.data[i] >= 0x80:
                 return False
         p += value_length
-        if not send_set_field(header, send_field(&key, v2), &value):
+        if not raw_add(header, &key, &value):
             return False
     return True
+
+
+cdef inline bint read_header(const uint8_t* frame, RawHeader* header) noexcept nogil:
+    """The header of a whole frame; False makes it a cold one."""
+    cdef const uint8_t* end = frame + 8 + (load_be32(frame + 4) & 0xFFFFFF)
+    header.flag = 0
+    header.count = 0
+    header.has_code = header.has_opaque = False
+    header.serialize = frame[4]
+    if header.serialize == SERIALIZE_JSON:
+        return read_json_header(frame + 8, end, header)
+    return read_binary_header(frame + 8, end, header)
 
 
 cdef int32_t unescape(const Span* span, uint8_t* out, int32_t capacity) noexcept nogil:

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memcmp, memcpy, memmove, memset
+from libc.string cimport memcmp, memcpy, memmove, memset, strlen
 
 cdef extern from "<errno.h>" nogil:
     int errno
@@ -53,6 +53,13 @@ cdef extern from "<sys/socket.h>" nogil:
         uint16_t ss_family
     ssize_t c_recv "recv"(int fd, void* data, size_t length, int flags)
     ssize_t c_send "send"(int fd, const void* data, size_t length, int flags)
+    struct iovec:
+        void* iov_base
+        size_t iov_len
+    struct msghdr:
+        iovec* msg_iov
+        size_t msg_iovlen
+    ssize_t c_sendmsg "sendmsg"(int fd, const msghdr* message, int flags)
     int getpeername(int fd, sockaddr* address, socklen_t* length)
 
 cdef extern from "<pthread.h>" nogil:

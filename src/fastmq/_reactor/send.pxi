@@ -4,6 +4,9 @@
 # it is not sure of it leaves alone by answering False, before anything was placed.
 
 cdef enum:
+    CODE_SEND_MESSAGE = 10
+    CODE_SEND_MESSAGE_V2 = 310
+
     SCRATCH_BYTES = 33024           # properties of a message: at most 32,767 bytes and a final separator
     PROPERTIES_MAX = 32767
     PROPERTY_ITEMS_MAX = 24         # more than that: cold
@@ -43,7 +46,134 @@ cdef struct SendPolicy:
     uint8_t store_host_hex[16]                  # the first half of every offset message id
     Failure failures[FAILURE_STATUSES]          # by status of the store
 
+cdef struct SendHeader:
+    int32_t opaque
+    int32_t serialize
+    bint oneway
+    Span topic
+    Span properties
+    int32_t queue_id
+    int32_t sys_flag
+    int64_t born_timestamp_ms
+    int32_t message_flag
+    int32_t reconsume_times
+    bint batch
+    uint32_t seen               # bit per required field
+
+cdef enum:
+    SEEN_TOPIC = 1
+    SEEN_QUEUE_ID = 2
+    SEEN_SYS_FLAG = 4
+    SEEN_BORN = 8
+    SEEN_FLAG = 16
+    SEEN_PRODUCER_GROUP = 32
+    SEEN_DEFAULT_TOPIC = 64
+    SEEN_DEFAULT_QUEUES = 128
+    SEEN_ALL_REQUIRED = 255
+
 cdef const char* HEX = b"0123456789ABCDEF"
+
+
+# The field a wire name stands for: the single letter of SendMessageRequestHeaderV2, or 0 if it has no meaning here.
+cdef uint8_t send_field(const Span* key, bint v2) noexcept nogil:
+    if v2:
+        return key.data[0] if key.length == 1 else 0
+    if key.length == 5:
+        if span_is(key, b"topic", 5):
+            return c'b'
+        if span_is(key, b"batch", 5):
+            return c'm'
+    elif key.length == 4:
+        if span_is(key, b"flag", 4):
+            return c'h'
+    elif key.length == 7:
+        if span_is(key, b"queueId", 7):
+            return c'e'
+        if span_is(key, b"sysFlag", 7):
+            return c'f'
+    elif key.length == 10:
+        if span_is(key, b"properties", 10):
+            return c'i'
+    elif key.length == 12:
+        if span_is(key, b"defaultTopic", 12):
+            return c'c'
+    elif key.length == 13:
+        if span_is(key, b"bornTimestamp", 13):
+            return c'g'
+        if span_is(key, b"producerGroup", 13):
+            return c'a'
+    elif key.length == 14:
+        if span_is(key, b"reconsumeTimes", 14):
+            return c'j'
+    elif key.length == 21:
+        if span_is(key, b"defaultTopicQueueNums", 21):
+            return c'd'
+    return 0
+
+
+cdef bint send_set_field(SendHeader* header, uint8_t field, const Span* value) noexcept nogil:
+    """Put one ext field where it belongs. False: leave this frame to the cold road."""
+    cdef int64_t number = 0
+    if field == c'a':
+        header.seen |= SEEN_PRODUCER_GROUP
+    elif field == c'b':
+        if value.escaped:
+            return False
+        header.topic = value[0]
+        header.seen |= SEEN_TOPIC
+    elif field == c'c':
+        header.seen |= SEEN_DEFAULT_TOPIC
+    elif field == c'd':
+        if not span_int(value, -0x7FFFFFFF, 0x7FFFFFFF, &number):
+            return False
+        header.seen |= SEEN_DEFAULT_QUEUES
+    elif field == c'e':
+        if not span_int(value, 0, 0x7FFFFFFF, &number):
+            return False
+        header.queue_id = <int32_t>number
+        header.seen |= SEEN_QUEUE_ID
+    elif field == c'f':
+        if not span_int(value, 0, 0x7FFFFFFF, &number):
+            return False
+        header.sys_flag = <int32_t>number
+        header.seen |= SEEN_SYS_FLAG
+    elif field == c'g':
+        if not span_int(value, 0, 0x7FFFFFFFFFFFFFFF, &number):
+            return False
+        header.born_timestamp_ms = number
+        header.seen |= SEEN_BORN
+    elif field == c'h':
+        if not span_int(value, -0x7FFFFFFF, 0x7FFFFFFF, &number):
+            return False
+        header.message_flag = <int32_t>number
+        header.seen |= SEEN_FLAG
+    elif field == c'i':
+        header.properties = value[0]
+    elif field == c'j':
+        if not span_int(value, 0, 0x7FFFFFFF, &number):
+            return False
+        header.reconsume_times = <int32_t>number
+    elif field == c'm':
+        if value.length == 5 and memcmp(value.data, b"false", 5) == 0:
+            header.batch = False
+        else:
+            header.batch = True
+    return True
+
+
+cdef bint read_send(const RawHeader* raw, SendHeader* header) noexcept nogil:
+    """A plain send's header, all required fields in it."""
+    cdef int32_t i
+    memset(header, 0, sizeof(SendHeader))
+    header.opaque = raw.opaque
+    header.serialize = raw.serialize
+    header.oneway = (raw.flag & FLAG_ONEWAY) != 0
+    for i in range(raw.count):
+        if not send_set_field(header, send_field(&raw.fields[i].key, raw.code == CODE_SEND_MESSAGE_V2),
+                              &raw.fields[i].value):
+            return False
+    return header.seen == SEEN_ALL_REQUIRED and not raw.flag & FLAG_RESPONSE
+
 
 
 cdef inline int32_t put_decimal(uint8_t* out, int64_t value) noexcept nogil:

@@ -29,14 +29,14 @@ cdef int64_t sum_of_ends(Engine* e) noexcept nogil:
     return total
 
 
-cdef int sync_queues(Engine* e, int* fds, int64_t fd_count, bint directories) noexcept nogil:
+cdef int sync_queues(Engine* e, int* fds, int64_t fd_count, bint whole) noexcept nogil:
     """Sync queue files by descriptor, or the file system as a whole. 0 or -1.
 
     As a whole when there are many, and when names are new: those would need an fsync of three directories each.
     """
     cdef int64_t i
     cdef int result = 0
-    if fd_count > 32 or directories:
+    if whole:
         if e.files.syncfs(&e.files, FILE_DIRECTORY, e.root_fd) != 0:
             note_error(e, e.root)
             result = -1
@@ -89,11 +89,10 @@ cdef int checkpoint_held(Engine* e) noexcept nogil:
     """A checkpoint, under check_lock."""
     cdef int* fds
     cdef int64_t count = 0, i, queues, indexed, entries, time, target, full_time = 0
-    cdef bint directories = False
+    cdef bint whole
     cdef QueueFiles* f
     cdef IndexFile* x
     cdef char path[PATH_BYTES]
-    cdef int fd
     cdef int result = 0
     cdef int error
 
@@ -111,7 +110,8 @@ cdef int checkpoint_held(Engine* e) noexcept nogil:
     queues = e.dispatched
     time = e.last_time if queues >= e.written else min(e.last_time, e.flushed_time)
     entries = sum_of_ends(e) if e.touched_count == 0 else -1
-    fds = <int*> malloc((e.orphan_count + e.dirty_count + 1) * sizeof(int))
+    whole = e.sync_whole or e.dirty_count > 32
+    fds = <int*> malloc(33 * sizeof(int))
     if fds == NULL:
         pthread_mutex_unlock(&e.lock)
         return -1
@@ -119,24 +119,20 @@ cdef int checkpoint_held(Engine* e) noexcept nogil:
         f = <QueueFiles*> e.dirty[i].files
         f.dirty = False
         if f.new_files:
-            directories = True
+            whole = True
             f.new_files = False
-        if f.fd >= 0:
-            fd = dup_fd(f.fd)
-            if fd < 0:
-                result = -1
+        if f.fd >= 0 and not whole:
+            fds[count] = dup_fd(f.fd)
+            if fds[count] < 0:
+                whole = True      # no descriptor to spare: sync them all
             else:
-                fds[count] = fd
                 count += 1
     e.dirty_count = 0
-    for i in range(e.orphan_count):
-        fds[count] = e.orphans[i]
-        count += 1
-    e.orphan_count = 0
+    e.sync_whole = False
     pthread_mutex_unlock(&e.lock)
 
     # (2) queues and index
-    if sync_queues(e, fds, count, directories) != 0:
+    if sync_queues(e, fds, count, whole) != 0:
         result = -1
     free(fds)
     if result != 0:

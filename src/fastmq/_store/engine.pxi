@@ -143,10 +143,11 @@ cdef struct Engine:
     int64_t touched_count
     Queue** dirty
     int64_t dirty_count
-    Queue** moved
+    Queue** moved                   # watched by WATCH_LOOP
     int64_t moved_count
-    int* orphans                # descriptors of full or evicted queue files to be synced and closed
-    int64_t orphan_count, orphan_room
+    Queue** turn_moved              # watched by WATCH_TURN
+    int64_t turn_moved_count
+    bint sync_whole             # a written queue file was closed: the next checkpoint has to sync the file system
     int64_t open_queues, open_queue_limit, evict_hand
     Pending* pending            # a ring; head and tail count up for ever
     int64_t pend_head, pend_tail, pend_room
@@ -169,7 +170,7 @@ cdef struct Engine:
     uint8_t check[CHECK_BYTES]
     int64_t durable_queues, durable_index
 
-    int flush_event, moved_event
+    int flush_event, moved_event, turn_moved_event
 
     # counters
     int64_t n_puts, n_put_bytes, n_commits, n_flushes, n_queue_writes, n_inline_allocations, n_index_entries
@@ -246,7 +247,7 @@ cdef Engine* engine_new() except NULL:
     pthread_cond_init(&e.allocate_wake, &attributes)
     pthread_cond_init(&e.idle, &attributes)
     pthread_condattr_destroy(&attributes)
-    e.root_fd = e.lock_fd = e.check_fd = e.flush_event = e.moved_event = -1
+    e.root_fd = e.lock_fd = e.check_fd = e.flush_event = e.moved_event = e.turn_moved_event = -1
     e.crc = fq_crc_select(FQ_CRC_AUTO)
     e.turn_room = TURN_BYTES
     e.turn = <uint8_t*> malloc(e.turn_room)
@@ -294,7 +295,7 @@ cdef void engine_free(Engine* e) noexcept:
     free(e.touched)
     free(e.dirty)
     free(e.moved)
-    free(e.orphans)
+    free(e.turn_moved)
     free(e.pending)
     free(e.turn)
     free(e.run)
@@ -452,7 +453,8 @@ cdef Queue* queue_get(Engine* e, Topic* topic, int32_t queue_id) noexcept nogil:
         room = max(e.queue_room * 2, 64)
         if (not room_for(<void***> &e.queues, e.queue_room, room) or not room_for(<void***> &e.touched, e.queue_room, room)
                 or not room_for(<void***> &e.dirty, e.queue_room, room)
-                or not room_for(<void***> &e.moved, e.queue_room, room)):
+                or not room_for(<void***> &e.moved, e.queue_room, room)
+                or not room_for(<void***> &e.turn_moved, e.queue_room, room)):
             return NULL
         e.queue_room = room
     queue = <Queue*> calloc(1, sizeof(Queue))
@@ -471,3 +473,15 @@ cdef Queue* queue_get(Engine* e, Topic* topic, int32_t queue_id) noexcept nogil:
     e.queue_count += 1
     store_ptr(&topic.queues[queue_id], queue)
     return queue
+
+
+cdef void note_moved(Engine* e, Queue* q) noexcept nogil:
+    """Put a queue on the lists of those who watch it and do not have it on theirs yet. Under the lock."""
+    cdef uint32_t fresh = q.watched & ~q.moved
+    if fresh & WATCH_LOOP:
+        e.moved[e.moved_count] = q
+        e.moved_count += 1
+    if fresh & WATCH_TURN:
+        e.turn_moved[e.turn_moved_count] = q
+        e.turn_moved_count += 1
+    q.moved |= fresh

@@ -35,29 +35,14 @@ cdef int make_queue_directory(Engine* e, Queue* q) noexcept nogil:
     return 0
 
 
-cdef bint add_orphan(Engine* e, int fd) noexcept nogil:
-    """Leave a descriptor to the checkpoint, which syncs and closes it."""
-    cdef int* grown
-    if e.orphan_count == e.orphan_room:
-        grown = <int*> realloc(e.orphans, (e.orphan_room + 64) * sizeof(int))
-        if grown == NULL:
-            return False
-        e.orphans = grown
-        e.orphan_room += 64
-    e.orphans[e.orphan_count] = fd
-    e.orphan_count += 1
-    return True
-
-
 cdef void queue_detach(Engine* e, Queue* q) noexcept nogil:
-    """Let go of the newest file's descriptor; if it was written since the last checkpoint, that still syncs it."""
+    """Let go of the newest file's descriptor; if it was written since, the next checkpoint syncs the file system."""
     cdef QueueFiles* f = <QueueFiles*> q.files
     if f.fd < 0:
         return
-    if not f.dirty or not add_orphan(e, f.fd):
-        if f.dirty and e.files.fdatasync(&e.files, FILE_QUEUE, f.fd) != 0:
-            e.queue_sync_failed = True
-        close_fd(f.fd)
+    if f.dirty:
+        e.sync_whole = True
+    close_fd(f.fd)
     f.fd = -1
     e.open_queues -= 1
 
@@ -84,18 +69,18 @@ cdef int queue_open_newest(Engine* e, Queue* q, int64_t base, bint create) noexc
     if e.open_queues >= e.open_queue_limit:
         evict_queue(e)
     queue_path(e, q, base, path)
-    if create:
-        if f.first_base < 0 and make_queue_directory(e, q) != 0:
-            return -1
-        fd = e.files.open(&e.files, FILE_QUEUE, path, O_RDWR | O_CREAT)
-        if fd >= 0 and e.files.ftruncate(&e.files, FILE_QUEUE, fd, e.queue_file_bytes) != 0:
-            error = errno
-            close_fd(fd)
-            unlink(path)
-            set_errno(error)
-            fd = -1
-    else:
-        fd = e.files.open(&e.files, FILE_QUEUE, path, O_RDWR)
+    if create and f.first_base < 0 and make_queue_directory(e, q) != 0:
+        return -1
+    fd = e.files.open(&e.files, FILE_QUEUE, path, O_RDWR | (O_CREAT if create else 0))
+    if fd < 0 and (errno == EMFILE or errno == ENFILE):
+        evict_queue(e)      # sockets may have taken more than their share
+        fd = e.files.open(&e.files, FILE_QUEUE, path, O_RDWR | (O_CREAT if create else 0))
+    if fd >= 0 and create and e.files.ftruncate(&e.files, FILE_QUEUE, fd, e.queue_file_bytes) != 0:
+        error = errno
+        close_fd(fd)
+        unlink(path)
+        set_errno(error)
+        fd = -1
     if fd < 0:
         note_error(e, path)
         return -1
@@ -119,7 +104,7 @@ cdef int queue_pwrite(Engine* e, Queue* q, const uint8_t* data, int64_t length, 
     cdef ssize_t n
     if at + length > f.allocated:
         # a few kilobytes for a young queue, up to a megabyte for a busy one
-        upto = at + length + min(max(at, RESERVE_MIN), RESERVE_MAX)
+        upto = at + length + min(at, RESERVE_MAX)
         upto = min((upto + RESERVE_MIN - 1) // RESERVE_MIN * RESERVE_MIN, e.queue_file_bytes)
         if e.files.fallocate(&e.files, FILE_QUEUE, f.fd, 0, f.allocated, upto - f.allocated) != 0 and errno != EOPNOTSUPP:
             queue_path(e, q, f.fd_base, path)
@@ -196,10 +181,7 @@ cdef int queue_write(Engine* e, Queue* q) noexcept nogil:
         store64(&q.max_offset, q.max_offset + n)
         if q.max_offset - f.tail_from > TAIL_ENTRIES:
             f.tail_from = q.max_offset - TAIL_ENTRIES
-        if q.watched and not q.moved:
-            q.moved = True
-            e.moved[e.moved_count] = q
-            e.moved_count += 1
+        note_moved(e, q)
     if f.unwritten_room > 256:      # a burst need not be remembered for ever
         free(f.unwritten)
         f.unwritten = NULL

@@ -152,11 +152,9 @@ cdef int topic_delete_queues(Engine* e, Topic* topic) noexcept nogil:
             q.next_offset = f.tail_from = 0
             store64(&q.max_offset, 0)
             store64(&q.min_offset, 0)
-            if q.watched and not q.moved:       # whoever waits shall look again
-                q.moved = True
-                e.moved[e.moved_count] = q
-                e.moved_count += 1
-                signal_event(e.moved_event)
+            note_moved(e, q)                    # whoever waits shall look again
+            signal_event(e.moved_event)
+            signal_event(e.turn_moved_event)
             queue_path(e, q, -1, path)
             e.files.rmdir(&e.files, FILE_QUEUE, path)
         snprintf(path, PATH_BYTES, "%s/consumequeue/%s", e.root, topic.name)
@@ -280,9 +278,6 @@ cdef void close_files(Engine* e, bint clean) noexcept nogil:
         if f.fd >= 0:
             close_fd(f.fd)
             f.fd = -1
-    for i in range(e.orphan_count):
-        close_fd(e.orphans[i])
-    e.orphan_count = 0
     for i in range(e.index_count):
         index_close(e.index[i])
     e.index_count = 0

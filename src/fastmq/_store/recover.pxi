@@ -72,6 +72,20 @@ cdef int queue_remove_files(Engine* e, Queue* q) noexcept nogil:
     return 0
 
 
+cdef bint rest_is_zero(Engine* e, int fd, int64_t at) noexcept nogil:
+    """Whether a queue file holds nothing from `at` on, as far as that can be told without reading all of it."""
+    cdef uint8_t page[4096]
+    cdef int64_t n = min((at // 4096 + 1) * 4096, e.queue_file_bytes) - at
+    cdef int64_t i
+    if n > 0:
+        if e.files.pread(&e.files, FILE_QUEUE, fd, page, n, at) != n:
+            return False
+        for i in range(n):
+            if page[i]:
+                return False
+    return at + n >= e.queue_file_bytes or (lseek(fd, at + n, SEEK_DATA) < 0 and errno == ENXIO)
+
+
 cdef int queue_cut(Engine* e, Queue* q, int64_t end) noexcept nogil:
     """End the queue before entry `end`: later files are unlinked, the rest of the last one becomes zeros."""
     cdef QueueFiles* f = <QueueFiles*> q.files
@@ -90,7 +104,7 @@ cdef int queue_cut(Engine* e, Queue* q, int64_t end) noexcept nogil:
     position = end * ENTRY_BYTES
     base = (position - 1) // e.queue_file_bytes * e.queue_file_bytes      # a full file stays the last one
     last = q.max_offset * ENTRY_BYTES // e.queue_file_bytes * e.queue_file_bytes
-    if f.fd >= 0:
+    if f.fd >= 0 and f.fd_base != base:
         queue_detach(e, q)
     while last > base:
         queue_path(e, q, last, path)
@@ -98,10 +112,11 @@ cdef int queue_cut(Engine* e, Queue* q, int64_t end) noexcept nogil:
             note_error(e, path)
             return -1
         last -= e.queue_file_bytes
-    if queue_open_newest(e, q, base, False) != 0:
+    if f.fd < 0 and queue_open_newest(e, q, base, False) != 0:
         return -1
+    f.allocated = 0
     at = position - base
-    if at < e.queue_file_bytes and e.files.fallocate(&e.files, FILE_QUEUE, f.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+    if not rest_is_zero(e, f.fd, at) and e.files.fallocate(&e.files, FILE_QUEUE, f.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                                                     at, e.queue_file_bytes - at) != 0:
         memset(zeros, 0, sizeof(zeros))
         while at < e.queue_file_bytes:
@@ -173,7 +188,10 @@ cdef int queue_settle(Engine* e, Queue* q, int64_t last_base, int64_t limit) noe
     """Find a loaded queue's end. limit >= 0: entries below it are known to be complete (our note)."""
     cdef QueueFiles* f = <QueueFiles*> q.files
     cdef QueueEntry entry
-    cdef int64_t end = find_end_sorted(e, q, last_base, limit) if limit >= 0 else find_end_linear(e, q, last_base)
+    cdef int64_t end
+    if queue_open_newest(e, q, last_base, False) != 0:      # once, and not for every look at it
+        return -1
+    end = find_end_sorted(e, q, last_base, limit) if limit >= 0 else find_end_linear(e, q, last_base)
     if end < 0:
         return -1
     store64(&q.max_offset, (last_base + e.queue_file_bytes) // ENTRY_BYTES - 1)     # so that a cut finds all files
@@ -754,7 +772,8 @@ cdef int recover_index(Engine* e, bint crashed, bint noted, int64_t begin, list 
     if not e.index_enabled:
         store64(&e.indexed, e.written)
         return 0
-    keep_below = e.durable_index if noted and e.durable_index >= 0 else -1
+    # no file at all: either there was never a key, or somebody took the folder away. Looking costs a background scan.
+    keep_below = e.durable_index if noted and e.durable_index >= 0 and e.index_count else -1
     while crashed and e.index_count:
         x = e.index[e.index_count - 1]
         if keep_below < 0 and get64(x.map + X_END_TIME) > trusted_time:

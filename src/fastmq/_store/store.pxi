@@ -1,69 +1,4 @@
-# The classes Python sees. Types and contracts are in _store.pyi.
-
-
-def crc32(data, *, str kernel="auto"):
-    """CRC-32 (IEEE) of a bytes-like object, unmasked. RuntimeError for a kernel this machine cannot run."""
-    cdef int kind
-    cdef fq_crc_kernel run
-    cdef const uint8_t[::1] view
-    if kernel not in ("auto", "table", "pclmul"):
-        raise RuntimeError(f"no CRC kernel is named {kernel!r}")
-    kind = {"auto": FQ_CRC_AUTO, "table": FQ_CRC_TABLE, "pclmul": FQ_CRC_PCLMUL}[kernel]
-    run = fq_crc_select(kind)
-    if run == NULL:
-        raise RuntimeError(f"the CRC kernel {kernel!r} cannot run on this machine")
-    if len(data) == 0:
-        return 0
-    view = data
-    return run(0, &view[0], view.shape[0])
-
-
-def java_hash(str text):
-    """java.lang.String.hashCode over UTF-16 code units, signed 32 bit."""
-    cdef bytes data = text.encode("utf-16-be", "surrogatepass")
-    cdef const uint8_t* p = data
-    cdef int32_t h = 0
-    cdef Py_ssize_t i
-    for i in range(0, len(data), 2):
-        h = hash_step(h, get16(p + i))
-    return h
-
-
-cdef class Appended:
-    cdef readonly int status
-    cdef readonly int64_t log_offset
-    cdef readonly int32_t size
-    cdef readonly int64_t queue_offset
-    cdef readonly int64_t store_timestamp_ms
-    cdef readonly int64_t flush_target
-
-    def __repr__(self):
-        if self.status:
-            return f"<refused: {_STATUS_TEXT[self.status]}>"
-        return f"<appended at {self.log_offset}, {self.size} bytes, queue offset {self.queue_offset}>"
-
-
-cdef Appended appended(int status, const Placed* placed, int64_t target):
-    cdef Appended a = Appended.__new__(Appended)
-    a.status = status
-    if status == ST_OK:
-        a.log_offset, a.size, a.queue_offset = placed.log_offset, placed.size, placed.queue_offset
-        a.store_timestamp_ms, a.flush_target = placed.store_timestamp_ms, target
-    else:
-        a.log_offset = a.queue_offset = a.store_timestamp_ms = a.flush_target = -1
-    return a
-
-
-cdef class ReadResult:
-    cdef readonly int status
-    cdef readonly int64_t next_offset
-    cdef readonly int64_t min_offset
-    cdef readonly int64_t max_offset
-    cdef readonly list messages
-    cdef readonly bint suggest_slave
-
-    def __repr__(self):
-        return f"<read: status {self.status}, {len(self.messages)} messages, next {self.next_offset}>"
+# The class Python sees. Types and contracts are in _store.pyi.
 
 
 cdef class Store:
@@ -74,7 +9,8 @@ cdef class Store:
         self._threads = []
         e.flush_event = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
         e.moved_event = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
-        if e.flush_event < 0 or e.moved_event < 0:
+        e.turn_moved_event = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+        if e.flush_event < 0 or e.moved_event < 0 or e.turn_moved_event < 0:
             raise OSError(errno, os.strerror(errno))
 
     def __dealloc__(self):
@@ -86,6 +22,8 @@ cdef class Store:
             close_fd(e.flush_event)
         if e.moved_event >= 0:
             close_fd(e.moved_event)
+        if e.turn_moved_event >= 0:
+            close_fd(e.turn_moved_event)
         engine_free(e)
 
     def __init__(self, str root not None, *, store_host, commit_log_path=None, int64_t segment_bytes=1 << 30,
@@ -637,7 +575,7 @@ cdef class Store:
                 pthread_mutex_lock(&e.lock)
                 q = queue_get(e, t, <int32_t> queue_id)
                 if q != NULL:
-                    q.watched = on
+                    set_watched(q, WATCH_LOOP, on)
                     result = q.max_offset
                 pthread_mutex_unlock(&e.lock)
             if q == NULL:
@@ -654,7 +592,7 @@ cdef class Store:
             found = []
             while True:
                 with nogil:
-                    n = self.hot_take_moved(taken, 64)
+                    n = self.hot_take_moved(WATCH_LOOP, taken, 64)
                 for i in range(n):
                     found.append(((<bytes> taken[i].topic.name).decode(), taken[i].queue_id, load64(&taken[i].max_offset)))
                 if n < 64:
@@ -865,74 +803,42 @@ cdef class Store:
     cdef void hot_release(self, void* holder) noexcept nogil:
         release(<Engine*> self.engine, <Segment*> holder)
 
-    cdef int64_t hot_watch(self, Queue* queue, bint on) noexcept nogil:
+    cdef Queue* hot_queue(self, Topic* topic, int32_t queue_id) noexcept nogil:
+        cdef Engine* e = <Engine*> self.engine
+        cdef Queue* q
+        pthread_mutex_lock(&e.lock)
+        q = queue_get(e, topic, queue_id)
+        pthread_mutex_unlock(&e.lock)
+        return q
+
+    cdef int hot_moved_event(self) noexcept nogil:
+        return (<Engine*> self.engine).turn_moved_event
+
+    cdef int64_t hot_watch(self, Queue* queue, uint32_t who, bint on) noexcept nogil:
         cdef Engine* e = <Engine*> self.engine
         cdef int64_t end
         pthread_mutex_lock(&e.lock)
-        queue.watched = on
+        set_watched(queue, who, on)
         end = queue.max_offset
         pthread_mutex_unlock(&e.lock)
         return end
 
-    cdef int32_t hot_take_moved(self, Queue** out, int32_t room) noexcept nogil:
+    cdef int32_t hot_take_moved(self, uint32_t who, Queue** out, int32_t room) noexcept nogil:
         cdef Engine* e = <Engine*> self.engine
+        cdef Queue** moved = e.moved if who == WATCH_LOOP else e.turn_moved
+        cdef int64_t* count = &e.moved_count if who == WATCH_LOOP else &e.turn_moved_count
         cdef int32_t n
         cdef int64_t i
+        if count[0] == 0:                       # a glance without the lock; who moved it signals behind
+            return 0
         pthread_mutex_lock(&e.lock)
-        n = <int32_t> min(<int64_t> room, e.moved_count)
+        moved = e.moved if who == WATCH_LOOP else e.turn_moved
+        n = <int32_t> min(<int64_t> room, count[0])
         for i in range(n):
-            out[i] = e.moved[i]
-            out[i].moved = False
-            out[i].watched = False
-        e.moved_count -= n
-        memmove(e.moved, e.moved + n, e.moved_count * sizeof(Queue*))
+            out[i] = moved[i]
+            out[i].moved &= ~who
+            out[i].watched &= ~who
+        count[0] -= n
+        memmove(moved, moved + n, count[0] * sizeof(Queue*))
         pthread_mutex_unlock(&e.lock)
         return n
-
-
-cdef object physical_memory():
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-cdef char* copy_text(bytes text) except NULL:
-    cdef char* copy = <char*> malloc(len(text) + 1)
-    if copy == NULL:
-        raise MemoryError
-    memcpy(copy, <const char*> text, len(text) + 1)
-    return copy
-
-
-cdef int check_queue(bytes topic, int64_t queue_id) except -1:
-    """UsageError for a queue that cannot have a directory."""
-    if not 0 <= queue_id < MAX_QUEUE_ID:
-        raise UsageError(f"queue id {queue_id} is out of range")
-    if b"/" in topic or b"\0" in topic or topic in (b".", b".."):
-        raise UsageError(f"not a topic name: {topic.decode()!r}")
-    return 0
-
-
-cdef int64_t search_batch(Queue* q, list entries, int64_t time, bint upper):
-    """search_offset for a BatchCQ queue: the first message of the batch in question, of the last one at most."""
-    cdef int64_t result = q.min_offset
-    for entry in entries:
-        if upper and entry[3] > time:
-            break
-        result = entry[4]
-        if not upper and entry[3] >= time:
-            break
-    return result
-
-
-cdef Topic* topic_of(Engine* e, bytes name) except NULL:
-    """The topic of that name, made if needed."""
-    cdef size_t length = len(name)
-    cdef const char* text = name
-    cdef Topic* topic = topic_lookup(e, text, length)
-    if topic == NULL:
-        with nogil:
-            pthread_mutex_lock(&e.lock)
-            topic = topic_get(e, text, length)
-            pthread_mutex_unlock(&e.lock)
-        if topic == NULL:
-            raise MemoryError
-    return topic

@@ -3,85 +3,152 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastmq.bench.target import code_name
+from fastmq.errors import FastmqError
+from fastmq.protocol.command import decode_frame
 
 PERCENTILES = (50.0, 90.0, 99.0, 99.9, 99.99)
+TICK_S = 0.1
+
+Codes = Mapping[int, tuple[int, bytes]]  # code -> how many, header of the first
 
 
 class Histogram:
-    """Latencies in ns as (lowest value, count) buckets, ascending."""
+    """Latencies in ns as (smallest, largest, count) buckets, ascending, and the largest that was seen."""
 
-    def __init__(self, buckets: list[tuple[int, int]], max_ns: int) -> None:
+    def __init__(self, buckets: Sequence[tuple[int, int, int]], max_ns: int) -> None:
         self.buckets = buckets
         self.max_ns = max_ns
-        self.count = sum(count for _, count in buckets)
+        self.count = sum(count for _, _, count in buckets)
 
     def percentile_ns(self, percent: float) -> int:
-        """The latency that so many percent of the requests did not exceed (to 1/64)."""
+        """The latency that so many percent did not exceed: the upper end of its bucket, 1/64 too much at most."""
         wanted = self.count * percent / 100
         seen = 0
-        for low, count in self.buckets:
+        for _, high, count in self.buckets:
             seen += count
             if seen >= wanted:
-                return low
+                return min(high, self.max_ns)
         return self.max_ns
+
+    def to_dict(self) -> dict[str, float]:
+        """Percentiles and maximum in microseconds."""
+        named = {f"p{p:g}": round(self.percentile_ns(p) / 1000, 1) for p in PERCENTILES}
+        return {"count": self.count, **named, "max": round(self.max_ns / 1000, 1)}
+
+    def to_text(self) -> str:
+        named = [f"p{p:g} {_duration(self.percentile_ns(p))}" for p in PERCENTILES]
+        return "  ".join([*named, f"max {_duration(self.max_ns)}"])
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one run measured. Only answers with code 0 count as done."""
+    """What one run measured. Only sends answered with code 0 count as done."""
 
     what: str
     elapsed_s: float
-    sent: int
-    codes: dict[int, int]
-    connection_errors: int
-    complete: bool
-    latency: Histogram
-
-    @property
-    def done(self) -> int:
-        return self.codes.get(0, 0)
+    sent: int = 0  # messages
+    done: int = 0
+    received: int = 0
+    received_bytes: int = 0
+    send_codes: Codes = field(default_factory=dict)
+    pull_codes: Codes = field(default_factory=dict)
+    latency: Mapping[str, Histogram] = field(default_factory=dict)
+    acknowledged: Sequence[int] = ()  # messages in every 100 ms
+    delivered: Sequence[int] = ()
+    failures: Sequence[str] = ()  # sentences; none if everything was served
+    counts: Mapping[str, int] = field(default_factory=dict)  # of all kinds of failure
+    notes: Sequence[str] = ()
 
     @property
     def failed(self) -> bool:
         """Whether anything but successes was seen."""
-        return self.done != self.sent or self.connection_errors > 0 or not self.complete
+        return bool(self.failures)
 
     @property
-    def rate(self) -> float:
-        """Successful requests a second."""
-        return self.done / self.elapsed_s if self.elapsed_s else 0.0
+    def rates(self) -> dict[str, float]:
+        """Messages a second that were sent with success, and that were read."""
+        found = {}
+        if self.sent:
+            found["sent"] = self.done / self.elapsed_s if self.elapsed_s else 0.0
+        if self.received or self.pull_codes:
+            found["read"] = self.received / self.elapsed_s if self.elapsed_s else 0.0
+        return found
+
+    def metrics(self) -> dict[str, float]:
+        """What two servers are compared by: messages a second, latencies in µs."""
+        found = {f"{name} msg/s": rate for name, rate in self.rates.items()}
+        for name, histogram in self.latency.items():
+            if name != "lateness" and histogram.count:
+                found |= {f"{name} p{p:g} us": histogram.percentile_ns(p) / 1000 for p in (50.0, 99.0, 99.9)}
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "what": self.what,
+            "elapsed_s": round(self.elapsed_s, 4),
+            "sent": self.sent,
+            "done": self.done,
+            "received": self.received,
+            "received_bytes": self.received_bytes,
+            "rates": {name: round(rate, 1) for name, rate in self.rates.items()},
+            "send_codes": {str(code): count for code, (count, _) in self.send_codes.items()},
+            "pull_codes": {str(code): count for code, (count, _) in self.pull_codes.items()},
+            "latency_us": {name: h.to_dict() for name, h in self.latency.items() if h.count},
+            "acknowledged_per_100ms": list(self.acknowledged),
+            "delivered_per_100ms": list(self.delivered),
+            "failed": self.failed,
+            "failures": list(self.failures),
+            "failure_counts": {name: count for name, count in self.counts.items() if count},
+            "notes": list(self.notes),
+        }
 
     def to_json(self) -> str:
-        return json.dumps(
-            {
-                "what": self.what,
-                "elapsed_s": round(self.elapsed_s, 3),
-                "sent": self.sent,
-                "done": self.done,
-                "rate": round(self.rate, 1),
-                "codes": {str(code): count for code, count in self.codes.items()},
-                "connection_errors": self.connection_errors,
-                "complete": self.complete,
-                "latency_us": {
-                    **{f"p{p:g}": round(self.latency.percentile_ns(p) / 1000, 1) for p in PERCENTILES},
-                    "max": round(self.latency.max_ns / 1000, 1),
-                },
-            }
-        )
+        return json.dumps(self.to_dict())
 
     def to_text(self) -> str:
-        lines = [
-            self.what,
-            f"  {self.rate:12,.0f} /s   {self.done:,} of {self.sent:,} in {self.elapsed_s:.2f} s",
-            "  "
-            + "  ".join(f"p{p:g} {self.latency.percentile_ns(p) / 1e6:.3f} ms" for p in PERCENTILES)
-            + f"  max {self.latency.max_ns / 1e6:.3f} ms",
-        ]
-        lines += [f"  answered with code {code}: {count:,}" for code, count in self.codes.items() if code != 0]
-        if self.connection_errors:
-            lines.append(f"  connections lost: {self.connection_errors}")
-        if not self.complete:
-            lines.append("  some requests were never answered")
+        lines = [self.what]
+        if self.sent:
+            rate = self.rates["sent"]
+            lines.append(f"  {'sent':9}{rate:>13,.0f} msg/s   {self.done:,} of {self.sent:,} in {self.elapsed_s:.2f} s")
+        if "read" in self.rates:
+            megabytes = self.received_bytes / 1e6
+            per_second = megabytes / self.elapsed_s if self.elapsed_s else 0.0
+            lines.append(
+                f"  {'read':9}{self.rates['read']:>13,.0f} msg/s   {self.received:,} messages, {per_second:,.0f} MB/s"
+            )
+        for name, histogram in self.latency.items():
+            if histogram.count:
+                lines.append(f"  {name:9}{histogram.to_text()}")
+        lines += [f"  note: {note}" for note in self.notes]
+        lines += [f"  FAILED: {failure}" for failure in self.failures]
         return "\n".join(lines)
+
+
+def describe_codes(what: str, codes: Codes, good: Sequence[int]) -> list[str]:
+    """A sentence for every code that is none of the good ones: how many answers, and the remark of the first."""
+    lines = []
+    for code, (count, header) in sorted(codes.items()):
+        if code not in good:
+            remark = _remark(header)
+            lines.append(f"{count:,} {what} answered with code {code_name(code)}" + (f": {remark}" if remark else ""))
+    return lines
+
+
+def _remark(header: bytes) -> str:
+    if not header:
+        return ""
+    size = len(header)
+    try:
+        remark = decode_frame((4 + size).to_bytes(4, "big") + size.to_bytes(4, "big") + header).remark
+    except FastmqError:
+        return ""
+    return (remark or "").split("\n")[0][:200]
+
+
+def _duration(ns: int) -> str:
+    return f"{ns / 1e6:.3f} ms" if ns < 10**9 else f"{ns / 1e9:.3f} s"

@@ -21,8 +21,9 @@ from fastmq.broker.delivery.delay import DelayDelivery
 from fastmq.broker.delivery.longpoll import LongPollTable
 from fastmq.broker.dispatch import Dispatcher, handler_tables
 from fastmq.broker.handlers.client import notify_consumer_ids_changed
-from fastmq.broker.handlers.pull import answer_pulls, wake_pulls
+from fastmq.broker.handlers.pull import answer_pulls, resume_pull, wake_pulls
 from fastmq.broker.handlers.send import store_failures
+from fastmq.broker.hot import HotPulls, PullRoad
 from fastmq.broker.register import BrokerIdentity, Registrar
 from fastmq.broker.retention import RetentionService
 from fastmq.broker.state.groups import SubscriptionGroupTable
@@ -51,8 +52,8 @@ SCAN_INTERVAL_S: Final = 10.0  # expiry of clients, locks; when a start time for
 WOKEN_QUEUES_A_STEP: Final = 32  # between two steps trio's other tasks have their turn
 
 
-class SendPolicyHolder(Protocol):
-    """What the broker tells the reactor about the sends that it may answer itself."""
+class HotRoad(PullRoad, Protocol):
+    """What the broker tells the reactor about the requests that it may answer itself."""
 
     def set_send_policy(
         self, *, enabled: bool, service: int, region: str, cluster: str, trace_on: bool, max_message_bytes: int,
@@ -87,7 +88,7 @@ class Broker:
         store: Store,
         clock: Clock,
         *,
-        reactor: SendPolicyHolder | None = None,
+        reactor: HotRoad | None = None,
         hot_service: int = 0,
         random: random_module.Random | None = None,
         memory_bytes: int | None = None,
@@ -144,13 +145,16 @@ class Broker:
             data_version=lambda: self.topics.data_version,
             on_order_topics=self._mark_ordered,
         )
-        self.topics.on_change = self.registrar.changed
+        self.topics.on_change = self._topics_changed
         self.retention = RetentionService(
             store,
             policy=self._retention_policy,
             paths=lambda: (self.config.store_path_root_dir, self.config.store_path_commit_log),
             interval_s=lambda: self.config.clean_resource_interval / 1000,
         )
+        self.hot = HotPulls(self, reactor)
+        self.offsets.before = self.stats.before_reading = self.hot.sync
+        self.offsets.on_reset = self.groups.on_change = self.sessions.on_change = self.hot.revoke
         self._dispatcher = Dispatcher(self, handler_tables())
         self.vip = VipService(self)
         self._set_send_policy()
@@ -160,6 +164,10 @@ class Broker:
     def handle(self, peer: Peer, request: Command) -> Answer:
         """A request on the main port."""
         return self._dispatcher.dispatch(peer, request)
+
+    def resume(self, peer: Peer, request: Command) -> Answer:
+        """A pull that the reactor held and hands over."""
+        return resume_pull(self, peer, request)
 
     def handle_vip(self, peer: Peer, request: Command) -> Answer:
         """A request on the port for old clients' VIP channel."""
@@ -202,6 +210,7 @@ class Broker:
     def config_changed(self, old: BrokerConfig) -> None:
         """`config` was replaced: pass on what others have a copy of."""
         self._set_send_policy()
+        self.hot.revoke()
 
     # --- services ----------------------------------------------------------------------------------------------------
 
@@ -223,6 +232,8 @@ class Broker:
         """First half of a stop: no more sends, and every held pull is answered."""
         self.draining = True
         self._set_send_policy()
+        self.hot.answer_held()
+        self.hot.revoke()
         answer_pulls(self, self.longpoll.take_all())
         await self.registrar.unregister()
 
@@ -299,6 +310,7 @@ class Broker:
     def expire_clients(self) -> None:
         """Close the connections of clients that fell silent, forget expired locks."""
         config = self.config
+        self.hot.sync()
         now = self.clock.monotonic()
         silent = self.sessions.expire(
             now,
@@ -324,6 +336,10 @@ class Broker:
             address=f"{config.broker_ip1}:{config.listen_port}",
             ha_address=f"{config.broker_ip2}:{config.ha_listen_port}",
         )
+
+    def _topics_changed(self, changed: list[str]) -> None:
+        self.hot.revoke()
+        self.registrar.changed(changed)
 
     def _mark_ordered(self, ordered: frozenset[str]) -> None:
         """Name servers call these topics ordered; others keep what they have, as in RocketMQ."""
@@ -381,6 +397,10 @@ class VipService:
 
     def handle(self, peer: Peer, request: Command) -> Answer:
         """A request on that port."""
+        return self._broker.handle_vip(peer, request)
+
+    def resume(self, peer: Peer, request: Command) -> Answer:
+        """Nothing that waits is served on that port."""
         return self._broker.handle_vip(peer, request)
 
     def closed(self, peer: Peer) -> None:

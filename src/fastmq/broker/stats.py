@@ -90,6 +90,10 @@ def _local_day(now_ms: int) -> int:
     return local.tm_year * 1000 + local.tm_yday
 
 
+def _nothing() -> None:
+    pass
+
+
 class BrokerStats:
     """All counters of one broker. Not thread-safe: it belongs to the trio thread.
 
@@ -116,6 +120,7 @@ class BrokerStats:
         self._items: dict[tuple[str, str], _Item] = {}
         # what happened since the last fold: (calls, messages, bytes) per queue, or per queue and group
         self._puts: dict[tuple[str, int], list[int]] = {}
+        self.before_reading: Callable[[], None] = _nothing  # takes over what others counted
         self._gets: dict[tuple[str, int, str], list[int]] = {}
         self._ends: dict[tuple[str, int], int] = {t[:2]: t[3] for t in queue_ends()}
         self._log_accounted = log_end()
@@ -151,20 +156,20 @@ class BrokerStats:
     def on_put_failed(self) -> None:
         self.put_failures += 1
 
-    def on_get(self, group: str, topic: str, queue_id: int, nums: int, size: int) -> None:
-        """A pull of `group` was answered with `nums` messages of `size` bytes."""
+    def on_get(self, group: str, topic: str, queue_id: int, nums: int, size: int, pulls: int = 1) -> None:
+        """Pulls of `group` were answered with `nums` messages of `size` bytes."""
         counter = self._gets.get((topic, queue_id, group))
         if counter is None:
-            self._gets[topic, queue_id, group] = [1, nums, size]
+            self._gets[topic, queue_id, group] = [pulls, nums, size]
         else:
-            counter[0] += 1
+            counter[0] += pulls
             counter[1] += nums
             counter[2] += size
-        self.get_found += 1
+        self.get_found += pulls
 
-    def on_get_missed(self) -> None:
-        """A pull found nothing."""
-        self.get_missed += 1
+    def on_get_missed(self, pulls: int = 1) -> None:
+        """Pulls found nothing."""
+        self.get_missed += pulls
 
     def on_send_back(self, group: str, topic: str, nums: int = 1) -> None:
         """A consumer returned messages for another try."""
@@ -311,6 +316,7 @@ class BrokerStats:
         item.changed_ms = now
 
     def _fold(self) -> None:
+        self.before_reading()
         puts, self._puts = self._puts, {}
         for (topic, queue_id), (calls, nums, size) in puts.items():
             self._ends[topic, queue_id] = self._ends.get((topic, queue_id), 0) + nums

@@ -66,6 +66,10 @@ class NameServer:
             self._peers[peer.id] = peer
         return reply
 
+    def resume(self, peer: Peer, request: Command) -> Reply | None:
+        """Nothing of a name server is ever held."""
+        return self.handle(peer, request)
+
     def closed(self, peer: Peer) -> None:
         """A connection ended: the brokers that registered on it last are gone."""
         self._peers.pop(peer.id, None)

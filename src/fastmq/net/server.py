@@ -17,7 +17,7 @@ from typing import Protocol
 
 import trio
 
-from fastmq._reactor import Reactor
+from fastmq._reactor import RESUMED, Reactor
 from fastmq.errors import InternalError, ProtocolError, RequestError
 from fastmq.protocol.codes import RequestCode, ResponseCode
 from fastmq.protocol.command import Command, decode_frame, encode_frame
@@ -30,8 +30,8 @@ WAITING_REQUESTS_MAX = 1024  # of one connection
 FRAMES_A_STEP = 64  # between two of them trio's other tasks have their turn
 BUSY_REMARK = "[OVERLOAD]system busy, start flow control for a while"
 
-# requests whose order within a connection the reactor keeps: see Reactor.cold_send_done
-SEND_CODES = frozenset(
+# requests whose order within a connection the reactor keeps: see Reactor.cold_done
+ORDERED_CODES = frozenset(
     {
         RequestCode.SEND_MESSAGE,
         RequestCode.SEND_MESSAGE_V2,
@@ -39,6 +39,10 @@ SEND_CODES = frozenset(
         RequestCode.SEND_REPLY_MESSAGE,
         RequestCode.SEND_REPLY_MESSAGE_V2,
         RequestCode.CONSUMER_SEND_MSG_BACK,
+        RequestCode.PULL_MESSAGE,
+        RequestCode.LITE_PULL_MESSAGE,
+        RequestCode.QUERY_CONSUMER_OFFSET,
+        RequestCode.UPDATE_CONSUMER_OFFSET,
     }
 )
 
@@ -61,6 +65,9 @@ class Service(Protocol):
     """What serves the requests of a listener: the broker, the name server."""
 
     def handle(self, peer: Peer, request: Command) -> Answer: ...
+
+    def resume(self, peer: Peer, request: Command) -> Answer:
+        """A request that the reactor held and could not finish: process it once more, it may not be held again."""
 
     def closed(self, peer: Peer) -> None: ...
 
@@ -281,20 +288,23 @@ class Server:
             return
         if request.is_response:
             peer.take_answer(request)
-            self._send_done(peer, request)
+            self._done(peer, request)
             return
         try:
-            answer = self._services[service].handle(peer, request)
+            if service >= RESUMED:
+                answer = self._services[service - RESUMED].resume(peer, request)
+            else:
+                answer = self._services[service].handle(peer, request)
         except Exception as error:
             answer = failure_reply(error, peer, request)
         if answer is None or isinstance(answer, Reply):
             if answer is not None:
                 peer.reply(request, answer)
-            self._send_done(peer, request)
+            self._done(peer, request)
         elif peer.waiting >= WAITING_REQUESTS_MAX:
             close_awaitable(answer)
             peer.reply(request, Reply(ResponseCode.SYSTEM_BUSY, BUSY_REMARK))
-            self._send_done(peer, request)
+            self._done(peer, request)
         else:
             nursery.start_soon(self._serve_waiting, peer, request, answer)
 
@@ -305,11 +315,11 @@ class Server:
             answer = failure_reply(error, peer, request)
         if answer is not None:
             peer.reply(request, answer)
-        self._send_done(peer, request)
+        self._done(peer, request)
 
-    def _send_done(self, peer: Peer, request: Command) -> None:
-        if request.code in SEND_CODES:
-            self._reactor.cold_send_done(peer.id)
+    def _done(self, peer: Peer, request: Command) -> None:
+        if request.code in ORDERED_CODES:
+            self._reactor.cold_done(peer.id, request.code)
 
     async def _close_idle(self) -> None:
         while True:

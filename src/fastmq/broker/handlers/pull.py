@@ -15,7 +15,7 @@ from fastmq.broker.delivery.longpoll import HeldPull
 from fastmq.broker.handlers.send import FAQ
 from fastmq.errors import RequestError
 from fastmq.net.server import Reply
-from fastmq.protocol.bodies import PERM_READ, SUB_ALL, ConsumeType, SubscriptionData, is_tag_type
+from fastmq.protocol.bodies import PERM_READ, SUB_ALL, ConsumeType, SubscriptionData, TopicConfig, is_tag_type
 from fastmq.protocol.codes import RequestCode, ResponseCode
 from fastmq.protocol.headers import PullMessageRequest
 from fastmq.protocol.names import TOOLS_CONSUMER_GROUP, is_system_group
@@ -88,12 +88,17 @@ def pull_message(broker: Broker, peer: Peer, request: Command) -> Reply | None:
     return process_pull(broker, peer, request, header, first_pass=False)
 
 
+def resume_pull(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """A pull that the reactor held and cannot finish by itself: the second pass."""
+    return process_pull(broker, peer, request, PullMessageRequest.decode(request.ext), first_pass=False)
+
+
 def process_pull(
     broker: Broker, peer: Peer, request: Command, header: PullMessageRequest, *, first_pass: bool
 ) -> Reply:
     """One pass: all checks, then the read. Refusals come back as replies, too."""
     try:
-        subscription, facts = _check(broker, peer, request, header)
+        subscription, topic_config, facts = _check(broker, peer, request, header)
     except _Forbidden as error:
         return Reply(error.code, error.remark, dict(error.ext))
     except RequestError as error:
@@ -134,6 +139,7 @@ def process_pull(
     if first_pass and header.commits_offset:
         offsets.commit(group, topic, queue_id, header.commit_offset)
     offsets.commit_pull(group, topic, queue_id, result.next_offset)
+    broker.hot.grant(header, topic_config, subscription, tag_codes(subscription), facts[0])
     ext = _ext(facts, result.next_offset, result.min_offset, result.max_offset)
     return Reply(code, STATUS_NAMES[status], ext, body)
 
@@ -162,8 +168,8 @@ def _ext(facts: tuple[int, int], next_offset: int, min_offset: int, max_offset: 
 
 def _check(
     broker: Broker, peer: Peer, request: Command, header: PullMessageRequest
-) -> tuple[SubscriptionData, tuple[int, int]]:
-    """The filter of a pull and (groupSysFlag, topicSysFlag), or the RequestError that refuses it."""
+) -> tuple[SubscriptionData, TopicConfig, tuple[int, int]]:
+    """The filter of a pull, its topic and (groupSysFlag, topicSysFlag), or the RequestError that refuses it."""
     config = broker.config
     group_name, topic_name = header.consumer_group, header.topic
     if not config.broker_permission & PERM_READ:
@@ -201,7 +207,7 @@ def _check(
         )
     if config.reject_pull_consumer_enable:
         _refuse_pull_consumer(broker, peer, group_name)
-    return subscription, (group.group_sys_flag, topic.topic_sys_flag)
+    return subscription, topic, (group.group_sys_flag, topic.topic_sys_flag)
 
 
 def _own_subscription(header: PullMessageRequest) -> SubscriptionData:
@@ -307,7 +313,7 @@ def _probe(broker: Broker, context: PullContext, offset: int) -> int | None:
     """Whether new messages are all filtered out: the offset up to which nothing matched, else None."""
     header = context.header
     try:
-        subscription, _ = _check(broker, context.peer, context.request, header)
+        subscription, _, _ = _check(broker, context.peer, context.request, header)
     except RequestError:
         return None
     if broker.offsets.has_reset(header.consumer_group, header.topic, header.queue_id):

@@ -19,6 +19,10 @@ FORBIDDEN_READ_BIT: Final = 2
 """Bit of the forbidden table that stops a group from pulling a topic (PermName.INDEX_PERM_READ)."""
 
 
+def _nothing() -> None:
+    pass
+
+
 class SubscriptionGroupTable:
     """Group configurations by name. Changes are durable when the method returns; they block on the disk.
 
@@ -29,6 +33,7 @@ class SubscriptionGroupTable:
         self._path = path
         self._config = config
         self._wall_ms = wall_ms
+        self.on_change: Callable[[], None] = _nothing
         self._groups: dict[str, SubscriptionGroupConfig] = {}
         self._forbidden: dict[str, dict[str, int]] = {}
         self.data_version = DataVersion(counter=0, state_version=0, timestamp=wall_ms())
@@ -164,3 +169,4 @@ class SubscriptionGroupTable:
         except BaseException:
             self._groups, self._forbidden, self.data_version = groups, forbidden, version
             raise
+        self.on_change()

@@ -27,6 +27,10 @@ _SEPARATOR: Final = "@"
 QueueOffsets = dict[int, int]
 
 
+def _nothing() -> None:
+    pass
+
+
 def offset_key(topic: str, group: str) -> str:
     """The key of a topic and a group in the file and in admin bodies: `topic@group`."""
     return f"{topic}{_SEPARATOR}{group}"
@@ -44,6 +48,8 @@ class ConsumerOffsetTable:
         self._reset: dict[str, QueueOffsets] = {}
         self._commits = 0
         self._changed = False
+        self.before: Callable[[], None] = _nothing  # takes over what others committed, before a table is used
+        self.on_reset: Callable[[], None] = _nothing
         self.data_version = DataVersion(counter=0, state_version=0, timestamp=wall_ms())
         self._load()
 
@@ -51,6 +57,7 @@ class ConsumerOffsetTable:
 
     def query(self, group: str, topic: str, queue_id: int) -> int:
         """The pending reset offset if there is one, else the committed offset, else NOT_COMMITTED."""
+        self.before()
         key = offset_key(topic, group)
         if self._reset and self._config().use_server_side_reset_offset:
             reset = self._reset.get(key, {}).get(queue_id)
@@ -60,6 +67,7 @@ class ConsumerOffsetTable:
 
     def commit(self, group: str, topic: str, queue_id: int, offset: int) -> None:
         """Store an offset, also one lower than before."""
+        self.before()
         self._committed.setdefault(offset_key(topic, group), {})[queue_id] = offset
         self._changed = True
         self._commits += 1
@@ -68,6 +76,7 @@ class ConsumerOffsetTable:
 
     def pull_offset(self, group: str, topic: str, queue_id: int) -> int:
         """Where the last pull ended, else the committed offset, else NOT_COMMITTED."""
+        self.before()
         offset = self._pulled.get(offset_key(topic, group), {}).get(queue_id)
         return offset if offset is not None else self.query(group, topic, queue_id)
 
@@ -79,15 +88,21 @@ class ConsumerOffsetTable:
 
     def assign_reset(self, group: str, topic: str, queue_id: int, offset: int) -> None:
         """Set the offset of a queue for the group: its next pull is told to go there (once)."""
+        self.before()
         key = offset_key(topic, group)
         self._reset.setdefault(key, {})[queue_id] = offset
         self._committed.setdefault(key, {})[queue_id] = offset
+        self.on_reset()
         self._changed = True
         self.data_version = self.data_version.next_version(self._wall_ms())
 
     def has_reset(self, group: str, topic: str, queue_id: int) -> bool:
         """Whether a reset of the queue waits for the group's next pull."""
         return bool(self._reset) and queue_id in self._reset.get(offset_key(topic, group), {})
+
+    def has_any_reset(self, group: str, topic: str) -> bool:
+        """Whether a reset of any queue of the topic waits for the group."""
+        return bool(self._reset) and offset_key(topic, group) in self._reset
 
     def take_reset(self, group: str, topic: str, queue_id: int) -> int | None:
         """The offset of a waiting reset, which is over then."""
@@ -106,30 +121,37 @@ class ConsumerOffsetTable:
 
     def offsets_of(self, group: str, topic: str) -> QueueOffsets:
         """Committed offsets by queue id; a copy."""
+        self.before()
         return dict(self._committed.get(offset_key(topic, group), {}))
 
     def table_of(self, group: str) -> dict[str, QueueOffsets]:
         """Committed offsets of a group by topic; copies."""
+        self.before()
         return {topic: dict(queues) for topic, owner, queues in self._entries() if owner == group}
 
     def groups_of_topic(self, topic: str) -> set[str]:
         """Groups that ever committed on the topic."""
+        self.before()
         return {owner for name, owner, _ in self._entries() if name == topic}
 
     def topics_of_group(self, group: str) -> set[str]:
         """Topics that the group ever committed on."""
+        self.before()
         return {name for name, owner, _ in self._entries() if owner == group}
 
     def delete_group(self, group: str) -> None:
         """Forget everything about a group."""
+        self.before()
         self._delete(lambda _topic, owner: owner == group)
 
     def delete_topic(self, topic: str) -> None:
         """Forget everything about a topic."""
+        self.before()
         self._delete(lambda name, _owner: name == topic)
 
     def clone(self, source: str, target: str, topic: str) -> None:
         """Give group `target` the committed offsets of group `source` on one topic."""
+        self.before()
         queues = self._committed.get(offset_key(topic, source))
         if queues is not None:
             self._committed[offset_key(topic, target)] = dict(queues)
@@ -139,6 +161,7 @@ class ConsumerOffsetTable:
 
     def to_body(self) -> dict[str, Any]:
         """The tables as RocketMQ's ConsumerOffsetSerializeWrapper has them: also the content of the file."""
+        self.before()
         return {
             "dataVersion": self.data_version,
             "offsetTable": self._committed,
@@ -148,6 +171,7 @@ class ConsumerOffsetTable:
 
     def take_snapshot(self) -> bytes | None:
         """The text to save, None if nothing was committed since the last one. Give it to `save`, in any thread."""
+        self.before()
         if not self._changed or self._path is None:
             return None
         self._changed = False

@@ -76,9 +76,9 @@ class ConsumerGroupInfo:
         self.last_update_ms = channel.last_update_ms
         return known is None or known.client_id != channel.client_id
 
-    def take_subscriptions(self, subscriptions: Iterable[SubscriptionData]) -> bool:
-        """Replace the subscription set; whether a topic came or went."""
-        changed = False
+    def take_subscriptions(self, subscriptions: Iterable[SubscriptionData]) -> tuple[bool, bool]:
+        """Replace the subscription set; (whether a topic came or went, whether anything is different)."""
+        changed = different = False
         named = set()
         for subscription in subscriptions:
             named.add(subscription.topic)
@@ -87,10 +87,11 @@ class ConsumerGroupInfo:
                 changed = True
             if known is None or subscription.sub_version > known.sub_version:
                 self.subscriptions[subscription.topic] = subscription
+                different = True
         for topic in [topic for topic in self.subscriptions if topic not in named]:
             del self.subscriptions[topic]
             changed = True
-        return changed
+        return changed, changed or different
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,10 @@ class _Compensation:
 Notify = Callable[[str, list[ClientChannel]], None]
 
 
+def _nothing() -> None:
+    pass
+
+
 def _tell_nobody(_group: str, _channels: list[ClientChannel]) -> None:
     pass
 
@@ -123,6 +128,7 @@ class ClientSessions:
 
     def __init__(self, notify: Notify = _tell_nobody) -> None:
         self.notify = notify
+        self.on_change: Callable[[], None] = _nothing  # what pulls of a group are checked for is different
         self._producers: dict[str, dict[int, ClientChannel]] = {}
         self._consumers: dict[str, ConsumerGroupInfo] = {}
         self._fingerprints: dict[str, int] = {}
@@ -190,13 +196,18 @@ class ClientSessions:
         info = self._consumers.get(heartbeat.group)
         if info is None:
             info = self._consumers[heartbeat.group] = ConsumerGroupInfo(heartbeat.group)
+        different = info.message_model is not heartbeat.message_model or not info.channels
         info.consume_type = heartbeat.consume_type
         info.message_model = heartbeat.message_model
         info.consume_from_where = heartbeat.consume_from_where
         changed = info.take_channel(channel)
         if heartbeat.subscriptions is not None:
-            changed = info.take_subscriptions(heartbeat.subscriptions) or changed
+            topics_changed, subscriptions_differ = info.take_subscriptions(heartbeat.subscriptions)
+            changed = changed or topics_changed
+            different = different or subscriptions_differ
         self._of_peer(channel.peer.id)[1].add(heartbeat.group)
+        if different:
+            self.on_change()
         if changed:
             self.notify(heartbeat.group, list(info.channels.values()))
         return changed
@@ -286,6 +297,7 @@ class ClientSessions:
         if not info.channels:
             del self._consumers[group]
             self._fingerprints.pop(group, None)
+            self.on_change()
         self._forget_peer_group(peer_id, 1, group)
         self.notify(group, list(info.channels.values()))
 

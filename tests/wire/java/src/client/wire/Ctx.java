@@ -81,6 +81,9 @@ final class Ctx implements AutoCloseable {
         client.setInstanceName(unique());
         client.setPollNameServerInterval(2000);
         client.setPersistConsumerOffsetInterval(1000);
+        // the heartbeat that tells the broker a changed subscription is skipped when another one is on its way; until
+        // the next one (30 s by default) pulls are answered with "subscription not latest", by every broker
+        client.setHeartbeatBrokerInterval(2000);
         return client;
     }
 

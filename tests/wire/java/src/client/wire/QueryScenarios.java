@@ -168,6 +168,9 @@ final class QueryScenarios {
         try {
             result = ctx.stored(producer.send(new Message(topic, "T", "traced-key", Ctx.bytes("trace me"))));
             inbox.awaitAll(ctx, 15_000, List.of("trace me"));
+            // the trace of the consumption is collected before the message leaves the client's queue
+            ctx.await(5_000, () -> consumer.getDefaultMQPushConsumerImpl().getRebalanceImpl().getProcessQueueTable()
+                .values().stream().allMatch(queue -> queue.getMsgCount().get() == 0), "the listener call is over");
         } finally {
             consumer.shutdown();
             producer.shutdown(); // sends what is still collected
