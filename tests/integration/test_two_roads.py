@@ -13,6 +13,7 @@ import random
 import socket
 import string
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,17 +22,27 @@ import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from support.waiting import wait_until
+
 from fastmq._reactor import Reactor
 from fastmq.broker.app import Broker
 from fastmq.clock import ManualClock
 from fastmq.config import BrokerConfig, load_broker_config
 from fastmq.net.server import Server, open_listener
-from fastmq.protocol.command import Command, FrameSplitter, encode_frame
+from fastmq.protocol.command import Command, FrameSplitter, decode_frame, encode_frame
+from fastmq.protocol.message import decode_messages
 from fastmq.serve import open_store
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "frames"
 SEND_CODES = {10, 310, 320}
 STORE_HOST_PORT = 10911
+
+
+class HalfManualClock(ManualClock):
+    """The wall clock stands still unless told, so that both stores write the same times; deadlines are real."""
+
+    def monotonic(self) -> float:
+        return time.monotonic()
 
 
 class Stack:
@@ -45,7 +56,7 @@ class Stack:
         config, _ = load_broker_config(None, {}, overrides)
         self.config: BrokerConfig = dataclasses.replace(config, listen_port=STORE_HOST_PORT)
         self.folder = folder
-        self.clock = ManualClock()
+        self.clock = HalfManualClock()
         self.store = open_store(self.config, {"wall_clock_ms": self.clock.wall_ms})
         self.store.start()
         self.reactor = Reactor(self.store, hot=hot)
@@ -64,14 +75,19 @@ class Stack:
         self.splitter = FrameSplitter()
         self.answers: list[bytes] = []
 
+    def held(self) -> int:
+        return len(self.broker.longpoll) + self.reactor.statistics()["held_pulls"]
+
     async def _run(self) -> None:
-        broker = Broker(self.config, self.store, self.clock, reactor=self.reactor, random=random.Random(1))
+        self.broker = broker = Broker(self.config, self.store, self.clock, reactor=self.reactor, random=random.Random(1))
         server = Server(self.reactor, {0: broker})
         listener = await open_listener("127.0.0.1", 0, 0)
         self.port = listener.port
         self.token = trio.lowlevel.current_trio_token()
         async with trio.open_nursery() as nursery:
             await nursery.start(server.run, [listener])
+            nursery.start_soon(broker._follow_queues)
+            nursery.start_soon(broker._answer_due_pulls)
             self.ready.set()
             await self.stop.wait()
             nursery.cancel_scope.cancel()
@@ -111,6 +127,7 @@ def free_source_port() -> int:
 
 class Roads:
     def __init__(self, folder: Path, flush: str) -> None:
+        self.lanes: list[Lane] = []
         port = free_source_port()
         self.hot = Stack(folder / "hot", hot=True, flush=flush, source_port=port)
         self.cold = Stack(folder / "cold", hot=False, flush=flush, source_port=port)
@@ -127,9 +144,49 @@ class Roads:
         assert hot == cold, (frame, hot, cold)
         return hot
 
+    def second_connection(self) -> Lane:
+        lane = Lane(self.hot.port, self.cold.port)
+        self.lanes.append(lane)
+        return lane
+
+    def wait_held(self, count: int) -> None:
+        """Until both brokers hold so many pulls."""
+        for stack in (self.hot, self.cold):
+            wait_until(lambda stack=stack: stack.held() == count, f"{count} pulls are held", 5, 0.001)
+
     def close(self) -> None:
+        for lane in self.lanes:
+            lane.close()
         self.hot.close()
         self.cold.close()
+
+
+class Lane:
+    """One more connection to each of the two brokers."""
+
+    def __init__(self, *ports: int) -> None:
+        self.sockets = [socket.create_connection(("127.0.0.1", port), 10) for port in ports]
+        self.splitters = [FrameSplitter() for _ in ports]
+
+    def send(self, command: Command) -> None:
+        for sock in self.sockets:
+            sock.sendall(encode_frame(command))
+
+    def receive(self) -> bytes:
+        answers = []
+        for sock, splitter in zip(self.sockets, self.splitters, strict=True):
+            frames: list[bytes] = []
+            while not frames:
+                data = sock.recv(1 << 16)
+                assert data, "the connection was closed"
+                frames = splitter.feed(data)
+            answers.append(frames[0])
+        assert answers[0] == answers[1]
+        return answers[0]
+
+    def close(self) -> None:
+        for sock in self.sockets:
+            sock.close()
 
 
 @pytest.fixture(params=["ASYNC_FLUSH", "SYNC_FLUSH"])
@@ -251,3 +308,165 @@ def test_generated_sends(tmp_path_factory: pytest.TempPathFactory) -> None:
         check_files(roads, 100)
     finally:
         roads.close()
+
+
+def pull(opaque: int, offset: int, **changes: object) -> Command:
+    ext = {
+        "consumerGroup": "cg", "topic": "plain", "queueId": "0", "queueOffset": str(offset), "maxMsgNums": "32",
+        "sysFlag": "4", "commitOffset": "0", "suspendTimeoutMillis": "15000", "subscription": "*", "subVersion": "0",
+        "expressionType": "TAG",
+    }  # fmt: skip
+    code = int(changes.pop("code", 11))  # type: ignore[call-overload]
+    serialize = int(changes.pop("serialize", 0))  # type: ignore[call-overload]
+    ext.update({key: str(value) for key, value in changes.items()})
+    command = Command(code, opaque=opaque, ext={key: value for key, value in ext.items() if value != "-"})
+    command.serialize = serialize
+    return command
+
+
+def fill(roads: Roads, count: int) -> None:
+    for number in range(count):
+        tag = ("TagA", "TagB", "TagC")[number % 3]
+        ext = plain_ext(f"K{number:031}", f"TAGS\x01{tag}\x02", number % 2)
+        roads.call(Command(310, opaque=number, ext=ext, body=b"%d" % number * (1 + number % 900)))
+
+
+PULL_ODDITIES: dict[str, st.SearchStrategy[object]] = {
+    "consumerGroup": st.sampled_from(["other", "TOOLS_CONSUMER", "bad group!", ""]),
+    "topic": st.sampled_from(["t", "missing", "%RETRY%cg"]),
+    "queueId": st.sampled_from([1, 2, 3, 4, -1, "x"]),
+    "queueOffset": st.sampled_from([0, 1, 29, 30, 31, 59, 60, 61, 1000, -1, "x", "9223372036854775807"]),
+    "maxMsgNums": st.sampled_from([1, 5, 0, -3, 1000, "2147483648"]),
+    "sysFlag": st.sampled_from([5, 0, 1, 4, 20, 21, 12, 8]),
+    "commitOffset": st.sampled_from([7, -1, "9223372036854775807"]),
+    "subscription": st.sampled_from(["TagA", "TagB || TagC", "TagX", "", "||", "-", 'a"b', "Тег"]),
+    "subVersion": st.sampled_from([1, "1795199252493000000", "x"]),
+    "expressionType": st.sampled_from(["-", "SQL92", "tag", ""]),
+    "code": st.sampled_from([361]),
+    "serialize": st.sampled_from([1]),
+}
+
+
+@st.composite
+def pulls(draw: st.DrawFn) -> Command:
+    names = draw(st.lists(st.sampled_from(sorted(PULL_ODDITIES)), max_size=2, unique=True))
+    changes = {name: draw(PULL_ODDITIES[name]) for name in names}
+    return pull(draw(st.integers(0, 2**31 - 1)), draw(st.integers(0, 62)), **changes)
+
+
+@pytest.mark.parametrize("flush", ["ASYNC_FLUSH", "SYNC_FLUSH"])
+def test_generated_pulls(tmp_path_factory: pytest.TempPathFactory, flush: str) -> None:
+    roads = Roads(tmp_path_factory.mktemp("pulls"), flush)
+    fill(roads, 120)
+
+    @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.lists(pulls(), min_size=1, max_size=4))
+    def check(commands: list[Command]) -> None:
+        for command in commands:
+            roads.call(command)
+        for queue_id in range(2):
+            at = {"consumerGroup": "cg", "topic": "plain", "queueId": str(queue_id)}
+            roads.call(Command(14, opaque=1, ext=at))
+
+    try:
+        check()
+        assert roads.hot.reactor.statistics()["hot_pulls"] > 100
+        assert roads.cold.reactor.statistics()["hot_pulls"] == 0
+        roads.call(Command(43, opaque=1))
+    finally:
+        roads.close()
+
+
+def test_offset_commits(roads: Roads) -> None:
+    fill(roads, 10)
+    for offset in (3, 5, 4, 0):
+        roads.call(pull(1, offset, sysFlag=5, commitOffset=offset))
+        at = {"consumerGroup": "cg", "topic": "plain", "queueId": "0"}
+        roads.call(Command(14, opaque=2, ext=at))
+        for stack in (roads.hot, roads.cold):
+            commit = Command(15, opaque=3, flag=2, ext={**at, "commitOffset": str(offset + 1)})
+            stack.sock.sendall(encode_frame(commit))
+        answer = decode_frame(roads.call(Command(14, opaque=4, ext=at)))
+        assert answer.ext["offset"] == str(offset + 1)
+    assert roads.hot.reactor.statistics()["hot_commits"] >= 3
+
+
+def test_a_reset_reaches_the_next_pull_once(roads: Roads) -> None:
+    fill(roads, 10)
+    for _ in range(2):
+        assert decode_frame(roads.call(pull(1, 3))).code == 0
+    reset = {"topic": "plain", "group": "cg", "queueId": "0", "offset": "2", "timestamp": "0", "isForce": "true"}
+    roads.call(Command(222, opaque=2, ext=reset))
+    answer = decode_frame(roads.call(pull(3, 3)))
+    assert (answer.code, answer.ext["nextBeginOffset"]) == (21, "2")
+    assert decode_frame(roads.call(pull(4, 2))).code == 0
+
+
+def test_a_group_that_is_switched_off_gets_nothing_more(roads: Roads) -> None:
+    fill(roads, 4)
+    for _ in range(3):
+        assert decode_frame(roads.call(pull(1, 0))).code == 0
+    group = json.dumps({"groupName": "cg", "consumeEnable": False}).encode()
+    roads.call(Command(200, opaque=2, body=group))
+    assert decode_frame(roads.call(pull(3, 0))).code == 16
+    roads.call(Command(215, opaque=4, ext={"topic": "plain"}))
+    roads.call(pull(5, 0, consumerGroup="cg2"))
+
+
+def send(roads: Roads, number: int, tag: str) -> None:
+    ext = plain_ext(f"H{number:031}", f"TAGS\x01{tag}\x02", 0)
+    roads.call(Command(310, opaque=1000 + number, ext=ext, body=b"held"))
+
+
+def test_held_pulls_are_answered_by_the_message_they_wait_for(roads: Roads) -> None:
+    fill(roads, 6)
+    waiting = [roads.second_connection() for _ in range(3)]
+    for _ in range(2):  # the second round is hot
+        for lane, subscription in zip(waiting, ("*", "TagB", "TagA || TagB"), strict=True):
+            offset = decode_frame(roads.call(Command(30, opaque=9, ext={"topic": "plain", "queueId": "0"}))).ext["offset"]
+            lane.send(pull(77, int(offset), sysFlag=6, subscription=subscription))
+        roads.wait_held(3)
+        send(roads, 1, "TagA")
+        for lane in (waiting[0], waiting[2]):
+            assert decode_frame(lane.receive()).code == 0
+        roads.wait_held(1)
+        send(roads, 2, "TagB")
+        answer = decode_frame(waiting[1].receive())
+        assert answer.code == 0
+        assert [message.get("TAGS") for message in decode_messages(answer.body)] == ["TagB"]
+        roads.wait_held(0)
+    assert roads.hot.reactor.statistics()["hot_pulls"] >= 3
+
+
+def test_held_pulls_are_answered_at_their_deadline(roads: Roads) -> None:
+    fill(roads, 6)
+    for _ in range(2):
+        answer = decode_frame(roads.call(pull(77, 3, sysFlag=6, suspendTimeoutMillis=60)))
+        assert (answer.code, answer.remark) == (19, "OFFSET_OVERFLOW_ONE")
+
+
+def test_a_held_pull_whose_group_changes_is_python_s_again(roads: Roads) -> None:
+    fill(roads, 6)
+    lane = roads.second_connection()
+    for _ in range(2):
+        lane.send(pull(77, 3, sysFlag=6, suspendTimeoutMillis=50))
+        assert decode_frame(lane.receive()).code == 19
+    lane.send(pull(78, 3, sysFlag=6))
+    roads.wait_held(1)
+    roads.call(Command(200, opaque=2, body=json.dumps({"groupName": "cg", "consumeEnable": False}).encode()))
+    send(roads, 1, "TagA")
+    assert decode_frame(lane.receive()).code == 16
+
+
+def test_a_client_that_leaves_takes_its_held_pulls_along(roads: Roads) -> None:
+    fill(roads, 6)
+    lane = roads.second_connection()
+    for _ in range(2):
+        lane.send(pull(77, 3, sysFlag=6, suspendTimeoutMillis=50))
+        lane.receive()
+    lane.send(pull(78, 3, sysFlag=6))
+    lane.send(pull(79, 3, sysFlag=6))
+    roads.wait_held(2)
+    lane.close()
+    roads.wait_held(0)
+    send(roads, 1, "TagA")
