@@ -328,7 +328,10 @@ cdef class Reactor:
     cdef void close_locked(self, Connection* c) noexcept nogil:
         """End a connection; Python learns of it behind the frames it sent before."""
         cdef int32_t slot = <int32_t>(c.id & SLOT_MASK)
-        drop_held(self, c)
+        if c.held != NULL:
+            # letting go of pulls takes the store's lock, which an open batch of this turn holds
+            self.finish_batch()
+            drop_held(self, c)
         self.add_cold(c, NULL, 0)
         c_close(c.fd)
         buffer_free(&c.input)

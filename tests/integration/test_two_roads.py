@@ -95,6 +95,9 @@ class Stack:
 
     def call(self, frame: bytes) -> bytes:
         self.sock.sendall(frame)
+        return self.receive()
+
+    def receive(self) -> bytes:
         while not self.answers:
             data = self.sock.recv(1 << 16)
             assert data, "the connection was closed"
@@ -470,3 +473,20 @@ def test_a_client_that_leaves_takes_its_held_pulls_along(roads: Roads) -> None:
     lane.close()
     roads.wait_held(0)
     send(roads, 1, "TagA")
+
+
+def test_a_consumer_that_leaves_in_the_turn_of_a_send(roads: Roads) -> None:
+    fill(roads, 6)
+    for number in range(200):
+        lane = roads.second_connection()
+        lane.send(pull(77, 3, sysFlag=6, suspendTimeoutMillis=0))
+        lane.receive()
+        lane.send(pull(78, 3 + number, sysFlag=6))
+        roads.wait_held(1)
+        ext = plain_ext(f"L{number:031}", "", 0)
+        for stack in (roads.hot, roads.cold):
+            stack.sock.sendall(encode_frame(Command(310, opaque=number, ext=ext, body=b"x")))
+        lane.close()
+        for stack in (roads.hot, roads.cold):
+            assert decode_frame(stack.receive()).code == 0
+        roads.wait_held(0)

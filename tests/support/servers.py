@@ -227,7 +227,8 @@ class FastmqServer(Server):
         source = os.environ.get("FASTMQ_TEST_SOURCE") or str(toolchains.TESTS.parent / "src")
         path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
         road = "true" if self.hot_road else "false"
-        env = {**os.environ, "FASTMQ_HOT_ROAD_ENABLE": road, "PYTHONPATH": path, "HOME": str(self.data)}
+        env = {key: value for key, value in os.environ.items() if not key.startswith("FASTMQ_")}
+        env |= {"FASTMQ_HOT_ROAD_ENABLE": road, "PYTHONPATH": path, "HOME": str(self.data)}
         self._spawn(command, env)
         self._ready()
         return self

@@ -41,7 +41,7 @@ def bucket_low(int index):
     """Smallest latency in ns that falls into a bucket of the histogram."""
     if index < 2 * SUB_BUCKETS:
         return index
-    return (SUB_BUCKETS + index % SUB_BUCKETS) << (index // SUB_BUCKETS - 1)
+    return <int64_t>(SUB_BUCKETS + index % SUB_BUCKETS) << (index // SUB_BUCKETS - 1)
 
 
 cdef object histogram_buckets(const Histogram* histogram):

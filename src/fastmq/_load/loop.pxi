@@ -458,7 +458,6 @@ cdef class Load:
             return
         count_code(&self.pull_codes_, answer, 1)
         if answer.code == SUCCESS:
-            cursor.failures = 0
             record(&self.pull_latency, now - cursor.asked, 1)
             self.read_records(cursor, answer, now)
         elif answer.code == PULL_NOT_FOUND and self.live:
@@ -495,13 +494,12 @@ cdef class Load:
         cdef const uint8_t* p = answer.body
         cdef Record item
         cdef int64_t count = 0, stamped
+        cursor.failures += 1  # unless there is a message in it
         if p == answer.end:
             self.malformed += 1
-            cursor.failures += 1
         while p < answer.end:
             if not read_record(p, answer.end - p, &item):
                 self.malformed += 1
-                cursor.failures += 1
                 break
             p += item.length
             if cursor.end >= 0 and item.queue_offset >= cursor.end:
@@ -518,6 +516,8 @@ cdef class Load:
                 stamped = <int64_t>fq_load_be64(item.body + 8)
                 record(&self.delivery_latency, now - stamped, 1)
                 self.own += 1
+        if count:
+            cursor.failures = 0
         self.received += count
         self.pulls += 1
         timeline_add(&self.delivered, (now - self.start_ns) // TICK_NS, count)

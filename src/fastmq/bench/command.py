@@ -170,7 +170,7 @@ def find(options: argparse.Namespace) -> list[Queue]:
         topics = [f"{options.topic}-{number}" for number in range(options.topics)]
     if options.broker:
         return assume_queues(parse_address(options.broker), topics, options.queues)
-    return find_queues(parse_address(options.namesrv), topics, options.queues, create=options.load != "pull")
+    return find_queues(parse_address(options.namesrv), topics, options.queues, only_read=options.load == "pull")
 
 
 def make_plan(options: argparse.Namespace, queues: Sequence[Queue]) -> Plan:

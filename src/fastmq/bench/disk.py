@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fastmq.bench.target import LoadError
+from fastmq.errors import UsageError
 
 SIZES = (4 << 10, 64 << 10)
-PREPARED_BYTES = 256 << 20
+FILE_BYTES = 256 << 20
 CHUNK = 1 << 20
 PERCENTILES = (50.0, 99.0, 99.9)
 
@@ -48,48 +49,57 @@ class Measure:
         return f"  {self.what:48}{self.per_second:>10,.0f} /s {rate:>8,.0f} MB/s   {times}"
 
 
-def measure_disk(directory: str, seconds: float, clock_ns: Callable[[], int] = time.monotonic_ns) -> list[Measure]:
-    """Measure in a file of 256 MiB in `directory`, which is removed afterwards. LoadError if that cannot be done."""
+def measure_disk(
+    directory: str,
+    seconds: float,
+    clock_ns: Callable[[], int] = time.monotonic_ns,
+    file_bytes: int = FILE_BYTES,
+) -> list[Measure]:
+    """Measure in a file of so many bytes in `directory`, which is removed afterwards; each kind of append for so many
+    seconds or until the file is full. LoadError if that cannot be done.
+    """
+    if seconds <= 0:
+        raise UsageError("seconds must be more than 0")
     try:
         os.makedirs(directory, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=directory, prefix="fastmq-bench-") as file:
-            return _measure(file.fileno(), seconds, clock_ns)
+            return _measure(file.fileno(), seconds, clock_ns, file_bytes)
     except OSError as error:
         raise LoadError(f"cannot measure in {directory}: {error.strerror or error}") from error
 
 
-def _measure(fd: int, seconds: float, clock_ns: Callable[[], int]) -> list[Measure]:
+def _measure(fd: int, seconds: float, clock_ns: Callable[[], int], file_bytes: int) -> list[Measure]:
     measures = []
     for size in SIZES:
         for state in ("fallocated", "written"):
             if state == "fallocated":
-                _prepare(fd)
+                _prepare(fd, file_bytes)
             name = f"append {size >> 10} KiB + fdatasync, {state} blocks"
-            measures.append(Measure(name, _appends(fd, size, seconds, clock_ns), size))
-    _prepare(fd)
+            measures.append(Measure(name, _appends(fd, size, seconds, clock_ns, file_bytes), size))
+    _prepare(fd, file_bytes)
     start = clock_ns()
-    times = _writes(fd, clock_ns)
+    times = _writes(fd, clock_ns, file_bytes)
     measures.append(Measure("write 1 MiB, page cache", times, CHUNK))
     os.fdatasync(fd)
     whole = clock_ns() - start
-    measures.append(Measure("write 256 MiB + fdatasync", [whole], PREPARED_BYTES))
+    measures.append(Measure(f"write {file_bytes >> 20} MiB + fdatasync", [whole], file_bytes))
     return measures
 
 
-def _prepare(fd: int) -> None:
+def _prepare(fd: int, file_bytes: int) -> None:
     """A file of blocks that are allocated and were never written, on the disk and nothing of it in flight."""
     os.ftruncate(fd, 0)
-    os.posix_fallocate(fd, 0, PREPARED_BYTES)
+    os.posix_fallocate(fd, 0, file_bytes)
     os.fsync(fd)
 
 
-def _appends(fd: int, size: int, seconds: float, clock_ns: Callable[[], int]) -> list[int]:
+def _appends(fd: int, size: int, seconds: float, clock_ns: Callable[[], int], file_bytes: int) -> list[int]:
     data = os.urandom(size)
     times = []
     end = clock_ns() + int(seconds * 1e9)
     at = 0
     now = clock_ns()
-    while now < end and at + size <= PREPARED_BYTES:
+    while now < end and at + size <= file_bytes:
         os.pwrite(fd, data, at)
         os.fdatasync(fd)
         done = clock_ns()
@@ -99,11 +109,11 @@ def _appends(fd: int, size: int, seconds: float, clock_ns: Callable[[], int]) ->
     return times
 
 
-def _writes(fd: int, clock_ns: Callable[[], int]) -> list[int]:
+def _writes(fd: int, clock_ns: Callable[[], int], file_bytes: int) -> list[int]:
     data = os.urandom(CHUNK)
     times = []
     now = clock_ns()
-    for at in range(0, PREPARED_BYTES, CHUNK):
+    for at in range(0, file_bytes, CHUNK):
         os.pwrite(fd, data, at)
         done = clock_ns()
         times.append(done - now)

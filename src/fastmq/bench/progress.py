@@ -21,20 +21,23 @@ def run_watched(load: Load, seconds: float, count: int, what: str, stream: TextI
     """
     out = sys.stderr if stream is None else stream
     failure: list[BaseException] = []
+    # not Thread.join: interrupted by Ctrl-C it takes the thread for ended, up to Python 3.12
+    finished = threading.Event()
 
     def work() -> None:
         try:
             load.run(seconds, count)
         except BaseException as error:
             failure.append(error)
+        finally:
+            finished.set()
 
-    thread = threading.Thread(target=work, name="load", daemon=True)
-    thread.start()
+    threading.Thread(target=work, name="load", daemon=True).start()
     disturbed = False
     line = _Line(load, what, out) if out.isatty() else None
-    while thread.is_alive():
+    while not finished.is_set():
         try:
-            thread.join(PAUSE_S)
+            finished.wait(PAUSE_S)
             if line is not None:
                 line.show()
         except KeyboardInterrupt:

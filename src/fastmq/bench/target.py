@@ -83,14 +83,17 @@ def call(sock: socket.socket, request: Command) -> Command:
         raise LoadError(f"{host}:{port} failed at request {request.code}: {error}") from error
 
 
-def find_queues(namesrv: Address, topics: Sequence[str], queues: int, *, create: bool = True) -> list[Queue]:
-    """Ask the name server for the queues of topics, of all masters; a missing topic is created with so many queues."""
+def find_queues(namesrv: Address, topics: Sequence[str], queues: int, *, only_read: bool = False) -> list[Queue]:
+    """Ask the name server for the queues of topics, of all masters. A missing topic is created with so many queues,
+    unless it is only to be read.
+    """
+    number_of_queues = "readQueueNums" if only_read else "writeQueueNums"
     found: list[Queue] = []
     with connect(namesrv) as sock:
         for topic in topics:
             route = _route(sock, topic)
             if route is None:
-                if not create:
+                if only_read:
                     raise LoadError(f"topic {topic} has no route at {namesrv[0]}:{namesrv[1]}")
                 route = _create(sock, topic, queues)
             masters = {
@@ -102,7 +105,7 @@ def find_queues(namesrv: Address, topics: Sequence[str], queues: int, *, create:
                 Queue(masters[data["brokerName"]], topic, queue_id)
                 for data in route["queueDatas"]
                 if data["brokerName"] in masters
-                for queue_id in range(int(data["writeQueueNums"]))
+                for queue_id in range(int(data[number_of_queues]))
             ]
     if not found:
         raise LoadError(f"no master broker has a queue of {', '.join(topics)}")

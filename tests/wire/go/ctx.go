@@ -109,6 +109,19 @@ func (c *ctx) createTopic(topic string, queues int) {
 	}, "the route of %s shows %d queues", topic, queues)
 }
 
+// awaitTopic waits until the name server knows a topic.
+func (c *ctx) awaitTopic(topic string, limit time.Duration) {
+	adminLock.Lock()
+	defer adminLock.Unlock()
+	tool, err := admin.NewAdmin(admin.WithResolver(primitive.NewPassthroughResolver(c.namesrv())))
+	c.must(err, "an admin client can be made")
+	defer tool.Close()
+	c.await(limit, func() bool {
+		found, err := tool.FetchPublishMessageQueues(context.Background(), topic)
+		return err == nil && len(found) > 0
+	}, "%s has a route", topic)
+}
+
 type listener = func(context.Context, ...*primitive.MessageExt) (consumer.ConsumeResult, error)
 
 func tags(expression string) consumer.MessageSelector {

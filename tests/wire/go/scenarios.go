@@ -339,6 +339,7 @@ func deadLetter(c *ctx) {
 	c.send(primitive.NewMessage(topic, []byte("poison ☠")).WithTag("P").WithKeys([]string{"keyP"}))
 	dead := &inbox{}
 	c.await(70*time.Second, func() bool { return tries.Load() >= 2 }, "the listener sees the message twice")
+	c.awaitTopic("%DLQ%"+group, 70*time.Second) // this client refuses to start when a topic has no route
 	c.push(c.name("undertaker"), "%DLQ%"+group, "*", dead.listen)
 	dead.awaitOnce(c, 70*time.Second, []string{"poison ☠"})
 	message := dead.all()[0]
