@@ -5,7 +5,7 @@
  * queue. `sync`: one fdatasync after each append. `gather`: without the copy that a broker, which must write another
  * record than it received, cannot avoid: pwritev from where the bytes were received.
  *
- *   cc -O2 -o /tmp/floor bench/floor.c && /tmp/floor PORT FILE [sync] [gather]
+ *   cc -O2 -o /tmp/floor bench/floor.c && /tmp/floor PORT FILE [sync] [gather]     (port 0: a free one, printed)
  *   fastmq bench send --broker 127.0.0.1:PORT ...
  */
 #define _GNU_SOURCE
@@ -82,6 +82,9 @@ int main(int argc, char **argv) {
       .sin_family = AF_INET, .sin_port = htons(atoi(argv[1])), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
   if (bind(listener, (struct sockaddr *)&address, sizeof address) != 0 || listen(listener, 1024) != 0)
     return perror(argv[1]), 1;
+  socklen_t size = sizeof address;
+  getsockname(listener, (struct sockaddr *)&address, &size);
+  printf("%d\n", ntohs(address.sin_port)), fflush(stdout);
   struct epoll_event event = {.events = EPOLLIN}, ready[READY];
   epoll_ctl(epoll, EPOLL_CTL_ADD, listener, &event);
   struct iovec parts[READY];

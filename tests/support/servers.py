@@ -158,8 +158,12 @@ class Server(ABC):
             try:
                 process.wait(seconds)
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+                process.send_signal(signal.SIGABRT)  # fastmq then prints where it is
+                try:
+                    process.wait(5)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
                 self.processes.clear()
                 raise AssertionError(f"{self.name} did not end within {seconds} s\n{self.log_tail()}") from None
         self.processes.clear()
@@ -174,7 +178,7 @@ class Server(ABC):
     def stop(self) -> None:
         """SIGTERM, and waits for an orderly end. AssertionError if a process had ended before."""
         ended = self.ended()
-        self._end(signal.SIGTERM, 60)
+        self._end(signal.SIGTERM, 40)
         assert not ended, ended
 
     def kill(self) -> None:
@@ -228,7 +232,7 @@ class FastmqServer(Server):
         path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
         road = "true" if self.hot_road else "false"
         env = {key: value for key, value in os.environ.items() if not key.startswith("FASTMQ_")}
-        env |= {"FASTMQ_HOT_ROAD_ENABLE": road, "PYTHONPATH": path, "HOME": str(self.data)}
+        env |= {"FASTMQ_HOT_ROAD_ENABLE": road, "PYTHONPATH": path, "HOME": str(self.data), "PYTHONFAULTHANDLER": "1"}
         self._spawn(command, env)
         self._ready()
         return self

@@ -51,7 +51,11 @@ class Suite:
         if ended:
             return {name: {"ok": False, "error": ended, "millis": 0} for name in outcomes}
         if pairs:
-            self._server.restart()
+            try:
+                self._server.restart()
+            except AssertionError as error:
+                outcomes |= {name: {"ok": False, "error": str(error), "millis": 0} for name in pairs}
+                return outcomes
         restarted = time.monotonic()
         second = {name: program.begin(f"{name}-phase2", params) for name in pairs if outcomes[name]["ok"]}
         outcomes |= {name: program.outcome(job, 150) for name, job in second.items()}

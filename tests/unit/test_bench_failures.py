@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import socket
+import sys
 import time
 import zlib
 from typing import Any
@@ -345,3 +347,36 @@ def test_oneway_sends_that_nobody_stores(capsys: pytest.CaptureFixture[str]) -> 
         shown = bench(capsys, "send", *flags, "--timeout", "0.3")
     assert (shown["sent"], shown["done"]) == (100, 0)
     assert shown["failure_counts"] == {"not_stored": 100}
+
+
+def test_a_topic_that_the_route_calls_read_only(capsys: pytest.CaptureFixture[str]) -> None:
+    def name_server(_: int, __: int, header: dict[str, Any]) -> bytes:
+        queue_data = {"brokerName": "a", "perm": 4, "readQueueNums": 2, "writeQueueNums": 2, "topicSysFlag": 0}
+        broker_data = {"brokerName": "a", "brokerAddrs": {"0": "127.0.0.1:1"}, "cluster": "c"}
+        return answer(header, body=json.dumps({"brokerDatas": [broker_data], "queueDatas": [queue_data]}).encode())
+
+    with serving(name_server) as server:
+        shown = bench(capsys, "send", "-n", server.address, "-t", "Frozen")
+    assert shown["error"] == "no master broker has a queue of Frozen that may be written"
+
+
+def test_a_name_server_that_closes_the_connection(capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(lambda *_: None) as server:
+        shown = bench(capsys, "send", "-n", server.address)
+        assert f"{server.address} closed the connection" in shown["error"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_sees_how_it_goes_and_is_left_clean(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    send(capsys, lambda _, __, h: answer(h), "-s", "0.8", code=0)
+    lines = terminal.getvalue().split("\r\x1b[K")
+    assert any(line.startswith("send 2 x 4, 100 B") and "sent " in line for line in lines)
+    assert lines[-1] == ""

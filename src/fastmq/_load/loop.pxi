@@ -300,9 +300,9 @@ cdef class Load:
                 break
 
     cdef void place_due(self, int64_t now) noexcept nogil:
-        """Open loop: everything whose time has come, on the connections in turn."""
+        """Open loop: everything whose time has come, on the connections in turn, then written."""
         cdef int64_t intended
-        cdef int32_t tried
+        cdef int32_t tried, first = self.turn, passed = 0
         cdef Connection* c
         while self.may_send():
             intended = self.start_ns + <int64_t>(self.due * self.interval_ns)
@@ -315,9 +315,18 @@ cdef class Load:
                     self.due += 1
                     break
                 self.next_turn()
+                passed += 1
             else:
                 break
             self.next_turn()
+            passed += 1
+        for tried in range(min(passed, self.sender_count)):
+            c = &self.connections[first]
+            if c.unsent and not c.writing:
+                self.flush(c, first)
+            first += 1
+            if first == self.sender_count:
+                first = 0
 
     cdef inline void next_turn(self) noexcept nogil:
         self.turn += 1
@@ -649,7 +658,6 @@ cdef class Load:
                 until = next_check if give_up >= 0 or end > next_check else end
                 if self.sending and self.interval_ns:
                     self.place_due(now)
-                    self.flush_all()
                     if self.may_send():
                         until = min(until, self.start_ns + <int64_t>(self.due * self.interval_ns))
                         if until <= now:

@@ -142,7 +142,7 @@ def _reach(plan: Plan) -> tuple[list[int], list[int]]:
 
 
 def _stored(plan: Plan, before: Sequence[int], expected: int, started: float) -> tuple[int, float]:
-    """Wait until the queues have grown by what is expected; how much they have, and how long it took from the start."""
+    """Wait until the queues have grown by what is expected or grow no more: by how much, how long after the start."""
     deadline = time.monotonic() + plan.timeout_s
     last, still_since = -1, time.monotonic()
     while True:
@@ -152,7 +152,7 @@ def _stored(plan: Plan, before: Sequence[int], expected: int, started: float) ->
             last, still_since = stored, now
         # a queue that no longer grows will not catch up
         if stored >= expected or now > deadline or now - still_since > min(3.0, plan.timeout_s):
-            return stored, now - started
+            return stored, still_since - started
         time.sleep(0.005)
 
 

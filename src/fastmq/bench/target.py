@@ -18,6 +18,8 @@ CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
 DEFAULT_TOPIC = "TBW102"
 SPARE_DESCRIPTORS = 64
+PERM_READ = 4
+PERM_WRITE = 2
 
 Address = tuple[str, int]
 
@@ -84,10 +86,10 @@ def call(sock: socket.socket, request: Command) -> Command:
 
 
 def find_queues(namesrv: Address, topics: Sequence[str], queues: int, *, only_read: bool = False) -> list[Queue]:
-    """Ask the name server for the queues of topics, of all masters. A missing topic is created with so many queues,
-    unless it is only to be read.
+    """Ask the name server for the queues of topics, of all masters, that may be written (or read). A missing topic is
+    created with so many queues, unless it is only to be read. LoadError if no queue is left.
     """
-    number_of_queues = "readQueueNums" if only_read else "writeQueueNums"
+    number_of_queues, wanted_perm = ("readQueueNums", PERM_READ) if only_read else ("writeQueueNums", PERM_WRITE)
     found: list[Queue] = []
     with connect(namesrv) as sock:
         for topic in topics:
@@ -104,11 +106,12 @@ def find_queues(namesrv: Address, topics: Sequence[str], queues: int, *, only_re
             found += [
                 Queue(masters[data["brokerName"]], topic, queue_id)
                 for data in route["queueDatas"]
-                if data["brokerName"] in masters
+                if data["brokerName"] in masters and int(data["perm"]) & wanted_perm
                 for queue_id in range(int(data[number_of_queues]))
             ]
     if not found:
-        raise LoadError(f"no master broker has a queue of {', '.join(topics)}")
+        use = "read" if only_read else "written"
+        raise LoadError(f"no master broker has a queue of {', '.join(topics)} that may be {use}")
     return found
 
 
