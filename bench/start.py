@@ -1,6 +1,6 @@
 """From the start of `fastmq serve` to the first acknowledged send, and what the idle process then takes.
 
-    PYTHONPATH=src python bench/start.py [RUNS]
+PYTHONPATH=src python bench/start.py [RUNS]
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             results.append(one_run(folder))
     times = sorted(took for took, _, _ in results)
-    print(f"start to first acknowledged send: median {statistics.median(times):.0f} ms ({times[0]:.0f} .. {times[-1]:.0f})")
+    median = statistics.median(times)
+    print(f"start to first acknowledged send: median {median:.0f} ms ({times[0]:.0f} .. {times[-1]:.0f})")
     print(f"resident memory: {max(resident for _, resident, _ in results) / 1024:.0f} MB")
     print(f"disk: {max(disk for _, _, disk in results) / 1024:.0f} MB")
 

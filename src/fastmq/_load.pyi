@@ -21,10 +21,11 @@ class Load:
     """Senders and readers, run for a time or until they are done; counts and histograms afterwards.
 
     `senders` are (descriptor, numbers of the templates it sends in turn), `readers` descriptors: connected,
-    non-blocking sockets that stay the caller's. `depth` requests are in flight on each sender, unless `rate` (messages a
-    second, over all senders) is given: then each send has its time, and latency counts from there; `spin` to wait for
-    the time without sleeping. `oneway`: no answers are waited for. `live`: the readers follow the queues until everything acknowledged was read, and messages
-    that begin with `run_id` give the delivery latency; otherwise each reads up to its end. A pull carries the opaque
+    non-blocking sockets that stay the caller's. `depth` requests are in flight on each sender, unless `rate` (messages
+    a second, over all senders) is given: then each send has its time, and latency counts from there; `spin` to wait for
+    the time without sleeping. `oneway`: no answers are waited for. `live`: the readers follow the queues until
+    everything acknowledged was read, and messages that begin with `run_id` give the delivery latency; otherwise each
+    reads up to its end. A pull carries the opaque
     2,000,000,000 + number of its cursor. UsageError for parameters that contradict each other.
     """
 
@@ -84,7 +85,7 @@ class Load:
         """{code: (answers to pulls, JSON header of the first)}."""
 
     def latencies(self) -> dict[str, Buckets]:
-        """`send`, `pull`, `delivery`, `lateness`: (smallest ns, largest ns, count) of every bucket in use; the maximum."""
+        """`send`, `pull`, `delivery`, `lateness`: (smallest ns, largest ns, count) of the buckets in use; the maximum."""
 
     def timeline(self) -> tuple[list[int], list[int]]:
         """Messages acknowledged and messages read in every 100 ms since the start."""

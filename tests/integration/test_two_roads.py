@@ -22,8 +22,6 @@ import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from support.waiting import wait_until
-
 from fastmq._reactor import Reactor
 from fastmq.broker.app import Broker
 from fastmq.clock import ManualClock
@@ -32,6 +30,7 @@ from fastmq.net.server import Server, open_listener
 from fastmq.protocol.command import Command, FrameSplitter, decode_frame, encode_frame
 from fastmq.protocol.message import decode_messages
 from fastmq.serve import open_store
+from support.waiting import wait_until
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "frames"
 SEND_CODES = {10, 310, 320}
@@ -79,7 +78,8 @@ class Stack:
         return len(self.broker.longpoll) + self.reactor.statistics()["held_pulls"]
 
     async def _run(self) -> None:
-        self.broker = broker = Broker(self.config, self.store, self.clock, reactor=self.reactor, random=random.Random(1))
+        chance = random.Random(1)
+        self.broker = broker = Broker(self.config, self.store, self.clock, reactor=self.reactor, random=chance)
         server = Server(self.reactor, {0: broker})
         listener = await open_listener("127.0.0.1", 0, 0)
         self.port = listener.port
@@ -241,8 +241,8 @@ def plain_ext(key: str, more: str, queue_id: int) -> dict[str, str]:
 
 ORDINARY_NAMES = st.sampled_from(["TAGS", "KEYS", "a", "prop", "x y", "INSTANCE_ID", "RETRY_TOPIC"])
 SPECIAL_NAMES = st.sampled_from(
-    ["WAIT", "UNIQ_KEY", "DELAY", "TRAN_MSG", "MSG_REGION", "TRACE_ON", "CLUSTER", "POP_CK", "INNER_NUM", "TIMER_DELAY_SEC",
-     "__CRC32#", "DUP_INFO", "ключ", "TAGS", ""]
+    ["WAIT", "UNIQ_KEY", "DELAY", "TRAN_MSG", "MSG_REGION", "TRACE_ON", "CLUSTER", "POP_CK", "INNER_NUM",
+     "TIMER_DELAY_SEC", "__CRC32#", "DUP_INFO", "ключ", "TAGS", ""]
 )  # fmt: skip
 ORDINARY_VALUES = st.one_of(
     st.sampled_from(["true", "v", 'a"b', "back\\slash", "tab\t", "<&>", "/", "TagA || TagB"]),
@@ -253,8 +253,8 @@ SPECIAL_VALUES = st.one_of(
 )
 NUMBERS = st.sampled_from(["0", "1", "3", "4", "-1", "7", "00", "2147483647", "2147483648", "", "x", "1.0", " 1"])
 LONG_NAMES = {
-    "a": "producerGroup", "b": "topic", "c": "defaultTopic", "d": "defaultTopicQueueNums", "e": "queueId", "f": "sysFlag",
-    "g": "bornTimestamp", "h": "flag", "i": "properties", "j": "reconsumeTimes", "k": "unitMode", "m": "batch",
+    "a": "producerGroup", "b": "topic", "c": "defaultTopic", "d": "defaultTopicQueueNums", "e": "queueId",
+    "f": "sysFlag", "g": "bornTimestamp", "h": "flag", "i": "properties", "j": "reconsumeTimes", "k": "unitMode", "m": "batch",
 }  # fmt: skip
 ODDITIES = {
     "a": st.sampled_from(["", 'g"r']),
@@ -426,8 +426,8 @@ def test_held_pulls_are_answered_by_the_message_they_wait_for(roads: Roads) -> N
     waiting = [roads.second_connection() for _ in range(3)]
     for _ in range(2):  # the second round is hot
         for lane, subscription in zip(waiting, ("*", "TagB", "TagA || TagB"), strict=True):
-            offset = decode_frame(roads.call(Command(30, opaque=9, ext={"topic": "plain", "queueId": "0"}))).ext["offset"]
-            lane.send(pull(77, int(offset), sysFlag=6, subscription=subscription))
+            end = decode_frame(roads.call(Command(30, opaque=9, ext={"topic": "plain", "queueId": "0"})))
+            lane.send(pull(77, int(end.ext["offset"]), sysFlag=6, subscription=subscription))
         roads.wait_held(3)
         send(roads, 1, "TagA")
         for lane in (waiting[0], waiting[2]):

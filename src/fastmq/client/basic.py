@@ -125,7 +125,7 @@ class BasicClient:
                     "j": "0",
                     "k": "false",
                     "m": "false",
-                },  # fmt: skip
+                },
                 body=body,
             ),
         )
