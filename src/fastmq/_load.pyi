@@ -85,7 +85,7 @@ class Load:
         """{code: (answers to pulls, JSON header of the first)}."""
 
     def latencies(self) -> dict[str, Buckets]:
-        """`send`, `pull`, `delivery`, `lateness`: (smallest ns, largest ns, count) of the buckets in use; the maximum."""
+        """`send`, `pull`, `delivery`, `lateness`: (smallest ns, largest ns, count) of buckets in use; the maximum."""
 
     def timeline(self) -> tuple[list[int], list[int]]:
         """Messages acknowledged and messages read in every 100 ms since the start."""

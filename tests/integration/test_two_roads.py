@@ -254,7 +254,8 @@ SPECIAL_VALUES = st.one_of(
 NUMBERS = st.sampled_from(["0", "1", "3", "4", "-1", "7", "00", "2147483647", "2147483648", "", "x", "1.0", " 1"])
 LONG_NAMES = {
     "a": "producerGroup", "b": "topic", "c": "defaultTopic", "d": "defaultTopicQueueNums", "e": "queueId",
-    "f": "sysFlag", "g": "bornTimestamp", "h": "flag", "i": "properties", "j": "reconsumeTimes", "k": "unitMode", "m": "batch",
+    "f": "sysFlag", "g": "bornTimestamp", "h": "flag", "i": "properties", "j": "reconsumeTimes", "k": "unitMode",
+    "m": "batch",
 }  # fmt: skip
 ODDITIES = {
     "a": st.sampled_from(["", 'g"r']),
