@@ -35,7 +35,7 @@ def extension(name: str, *c_sources: str) -> Extension:
         f"fastmq.{name}",
         [f"src/fastmq/{name}.pyx", *(f"src/fastmq/{source}" for source in c_sources)],
         include_dirs=["src/fastmq"],
-        depends=["src/fastmq/_store.pxd", "src/fastmq/_crc.h"],
+        depends=["src/fastmq/_store.pxd", "src/fastmq/_crc.h", "src/fastmq/_scan.h"],
         extra_compile_args=COMPILE_ARGS,
         extra_link_args=LINK_ARGS,
     )

@@ -81,11 +81,11 @@ class Reactor:
         """
     def revoke_pulls(self) -> None:
         """Something that pulls are checked for has changed: the next one of each kind is Python's again."""
-    def take_pull_progress(self) -> Sequence[tuple[str, str, int, list[tuple[int, int, int, int, int, int]]]]:
+    def take_pull_progress(self) -> Sequence[tuple[str, str, int, list[tuple[int, int, int, int, int, int, int]]]]:
         """What hot pulls and commits did since the last call.
 
-        [(group, topic, pulls that found nothing, [(queue id, committed offset or -1, offset after the last pull or -1,
-        pulls that found something, messages, bytes)])]
+        [(group, topic, pulls that found nothing, [(queue id, committed offset, number of commits, offset after the last
+        pull or -1, pulls that found something, messages, bytes)])]
         """
     def answer_held_pulls(self) -> None:
         """Answer every held pull as if its time were up."""

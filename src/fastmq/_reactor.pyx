@@ -998,8 +998,8 @@ cdef class Reactor:
     def take_pull_progress(self):
         """What hot pulls and commits did since the last call.
 
-        [(group, topic, pulls that found nothing, [(queue id, committed offset or -1, offset after the last pull or -1,
-        pulls that found something, messages, bytes)])]
+        [(group, topic, pulls that found nothing, [(queue id, committed offset, number of commits, offset after the last
+        pull or -1, pulls that found something, messages, bytes)])]
         """
         cdef Progress* progress
         cdef QueueProgress* q
@@ -1016,10 +1016,10 @@ cdef class Reactor:
                 queues = []
                 for i in range(progress.queues):
                     q = &progress.by_queue[i]
-                    if q.committed >= 0 or q.pulled >= 0:
-                        queues.append((i, q.committed, q.pulled, q.pulls, q.messages, q.bytes))
-                        q.committed = q.pulled = -1
-                        q.pulls = q.messages = q.bytes = 0
+                    if q.commits or q.pulled >= 0:
+                        queues.append((i, q.committed, q.commits, q.pulled, q.pulls, q.messages, q.bytes))
+                        q.pulled = -1
+                        q.commits = q.pulls = q.messages = q.bytes = 0
                 name = progress.name[:progress.group_length + progress.topic_length]
                 result.append((name[:progress.group_length].decode(), name[progress.group_length:].decode(),
                                progress.missed, queues))

@@ -152,6 +152,7 @@ cdef bint try_commit(Reactor r, const PullHeader* header) noexcept nogil:
     if progress == NULL or not progress.granted or header.queue_id >= progress.queues or header.commit_offset < 0:
         return False
     progress.by_queue[header.queue_id].committed = header.commit_offset
+    progress.by_queue[header.queue_id].commits += 1
     progress_changed(r, progress)
     r.hot_commits += 1
     return True
@@ -215,6 +216,7 @@ cdef bint run_pull(Reactor r, Connection* c, const PullHeader* header, PullGrant
     of_queue = &grant.progress.by_queue[header.queue_id]
     if first_pass and header.sys_flag & PULL_COMMIT_OFFSET:
         of_queue.committed = header.commit_offset
+        of_queue.commits += 1
     of_queue.pulled = summary.next_offset
     if summary.status == READ_FOUND:
         of_queue.pulls += 1

@@ -12,6 +12,11 @@ cdef enum:
     HEADER_BINARY_MIN = 21
     FIELDS_MAX = 24
 
+cdef extern from "_scan.h" nogil:
+    const uint8_t* scan_json_text(const uint8_t* p, const uint8_t* end)
+    const uint8_t* scan_property_text(const uint8_t* p, const uint8_t* end)
+    size_t copy_to_backslash(uint8_t* out, const uint8_t* p, const uint8_t* end)
+
 # A piece of the frame; `escaped` text still carries its JSON escapes.
 cdef struct Span:
     const uint8_t* data
@@ -83,24 +88,22 @@ cdef inline const uint8_t* skip_space(const uint8_t* p, const uint8_t* end) noex
 
 cdef const uint8_t* json_string(const uint8_t* p, const uint8_t* end, Span* out) noexcept nogil:
     """A string that starts at its opening quote; returns the place after the closing one, or NULL."""
-    cdef uint8_t c
     p += 1
     out.data = p
     out.escaped = False
-    while p < end:
-        c = p[0]
-        if c == c'"':
+    while True:
+        p = scan_json_text(p, end)
+        if p >= end:
+            return NULL
+        if p[0] == c'"':
             out.length = <int32_t>(p - out.data)
             return p + 1
-        if c == c'\\':
-            out.escaped = True
-            p += 1
-            if p >= end:
-                return NULL
-        elif c < 0x20 or c >= 0x80:
+        if p[0] != c'\\':
             return NULL
-        p += 1
-    return NULL
+        out.escaped = True
+        p += 2
+        if p > end:
+            return NULL
 
 
 cdef const uint8_t* json_scalar(const uint8_t* p, const uint8_t* end, Span* out) noexcept nogil:
@@ -267,22 +270,20 @@ cdef int32_t unescape(const Span* span, uint8_t* out, int32_t capacity) noexcept
     cdef const uint8_t* p = span.data
     cdef const uint8_t* end = p + span.length
     cdef int32_t n = 0, i
+    cdef size_t plain
     cdef uint32_t value
     cdef uint8_t c
+    if span.length > capacity:
+        return -1
     if not span.escaped:
-        if span.length > capacity:
-            return -1
         memcpy(out, p, span.length)
         return span.length
-    while p < end:
-        if n >= capacity:
-            return -1
-        c = p[0]
-        if c != c'\\':
-            out[n] = c
-            n += 1
-            p += 1
-            continue
+    while True:
+        plain = copy_to_backslash(out + n, p, end)
+        n += <int32_t>plain
+        p += plain
+        if p >= end:
+            return n
         if p + 1 >= end:
             return -1
         c = p[1]
@@ -320,4 +321,3 @@ cdef int32_t unescape(const Span* span, uint8_t* out, int32_t capacity) noexcept
         else:
             return -1
         n += 1
-    return n

@@ -69,6 +69,7 @@ cdef enum:
 # What hot pulls and commits did for one queue since Python took it over. -1: nothing.
 cdef struct QueueProgress:
     int64_t committed
+    int64_t commits
     int64_t pulled
     int64_t pulls
     int64_t messages

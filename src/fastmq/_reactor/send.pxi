@@ -255,21 +255,13 @@ cdef bint read_properties(const uint8_t* text, int32_t length, PropertyView* vie
     view.unique_key_length = 0
     view.waits = True
     while p < end:
-        value = p
-        while value < end and value[0] != NAME_SEPARATOR:
-            if value[0] == ITEM_SEPARATOR or value[0] >= 0x80 or value[0] == 0:
-                return False
-            value += 1
-        if value >= end:
+        value = scan_property_text(p, end)
+        if value >= end or value[0] != NAME_SEPARATOR:
             return False
         name_length = <int32_t>(value - p)
         value += 1
-        stop = value
-        while stop < end and stop[0] != ITEM_SEPARATOR:
-            if stop[0] == NAME_SEPARATOR or stop[0] >= 0x80:
-                return False
-            stop += 1
-        if stop >= end:
+        stop = scan_property_text(value, end)
+        if stop >= end or stop[0] != ITEM_SEPARATOR:
             return False
         value_length = <int32_t>(stop - value)
         if name_length == 0 or value_length == 0 or count == PROPERTY_ITEMS_MAX or property_is_cold(p, name_length):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fastmq.protocol.bodies import SubscriptionData, TopicConfig
     from fastmq.protocol.headers import PullMessageRequest
 
-Progress = Sequence[tuple[str, str, int, list[tuple[int, int, int, int, int, int]]]]
+Progress = Sequence[tuple[str, str, int, list[tuple[int, int, int, int, int, int, int]]]]
 
 
 class PullRoad(Protocol):
@@ -103,9 +103,9 @@ class HotPulls:
             for group, topic, missed, queues in self._road.take_pull_progress():
                 broker.sessions.compensate(group, None, now)
                 broker.stats.on_get_missed(missed)
-                for queue_id, committed, pulled, pulls, messages, size in queues:
-                    if committed >= 0:
-                        broker.offsets.commit(group, topic, queue_id, committed)
+                for queue_id, committed, commits, pulled, pulls, messages, size in queues:
+                    if commits:
+                        broker.offsets.commit(group, topic, queue_id, committed, commits)
                     if pulled >= 0:
                         broker.offsets.commit_pull(group, topic, queue_id, pulled)
                     if pulls:

@@ -65,13 +65,15 @@ class ConsumerOffsetTable:
                 return reset
         return self._committed.get(key, {}).get(queue_id, NOT_COMMITTED)
 
-    def commit(self, group: str, topic: str, queue_id: int, offset: int) -> None:
-        """Store an offset, also one lower than before."""
+    def commit(self, group: str, topic: str, queue_id: int, offset: int, commits: int = 1) -> None:
+        """Store an offset, also one lower than before; the last of so many commits."""
         self.before()
         self._committed.setdefault(offset_key(topic, group), {})[queue_id] = offset
         self._changed = True
-        self._commits += 1
-        if self._commits % self._config().consumer_offset_update_version_step == 0:
+        step = self._config().consumer_offset_update_version_step
+        before = self._commits
+        self._commits += commits
+        for _ in range(self._commits // step - before // step):
             self.data_version = self.data_version.next_version(self._wall_ms())
 
     def pull_offset(self, group: str, topic: str, queue_id: int) -> int:

@@ -76,9 +76,9 @@ final class Inbox {
         }
     }
 
-    /** Polls until all these bodies came. */
+    /** Polls until all these bodies came, be it only after the client's next rebalance, which comes every 20 s. */
     void awaitPolled(Ctx ctx, DefaultLitePullConsumer consumer, List<String> expected) throws Exception {
-        ctx.await(20_000, () -> {
+        ctx.await(45_000, () -> {
             poll(consumer);
             return distinct().containsAll(expected);
         }, "poll returns all %d messages", expected.size());

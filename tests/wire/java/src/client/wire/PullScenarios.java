@@ -62,7 +62,7 @@ final class PullScenarios {
         next.subscribe(topic, "Tag || Tog");
         ctx.started(next);
         Inbox rest = new Inbox();
-        ctx.await(20_000, () -> {
+        ctx.await(45_000, () -> {
             rest.poll(next);
             return rest.distinct().contains("after");
         }, "the second member polls the message sent after the first one left");

@@ -156,7 +156,6 @@ final class QueryScenarios {
         ctx.createTopic(topic, 1);
         DefaultMQProducer producer = ctx.address(new DefaultMQProducer("P_" + ctx.name("traced"), true, null));
         producer.start();
-        SendResult result;
         Inbox inbox = new Inbox();
         var consumer = ctx.address(new org.apache.rocketmq.client.consumer.DefaultMQPushConsumer(
             ctx.name("g"), null, new org.apache.rocketmq.client.consumer.rebalance.AllocateMessageQueueAveragely(), true,
@@ -166,23 +165,19 @@ final class QueryScenarios {
         consumer.registerMessageListener(inbox.concurrently());
         consumer.start();
         try {
-            result = ctx.stored(producer.send(new Message(topic, "T", "traced-key", Ctx.bytes("trace me"))));
+            String id = ctx.stored(producer.send(new Message(topic, "T", "traced-key", Ctx.bytes("trace me")))).getMsgId();
             inbox.awaitAll(ctx, 15_000, List.of("trace me"));
-            // the trace of the consumption is collected before the message leaves the client's queue
-            ctx.await(5_000, () -> consumer.getDefaultMQPushConsumerImpl().getRebalanceImpl().getProcessQueueTable()
-                .values().stream().allMatch(queue -> queue.getMsgCount().get() == 0), "the listener call is over");
+            ctx.await(30_000, () -> {
+                String all = "";
+                for (MessageExt found : query(ctx.producer(), "RMQ_SYS_TRACE_TOPIC", id, 32, 0, Long.MAX_VALUE)) {
+                    all += Ctx.text(found);
+                }
+                return all.contains("Pub\001") && all.contains(topic) && all.contains(id)
+                    && all.contains("SubBefore\001") && all.contains("SubAfter\001");
+            }, "the trace topic has Pub, SubBefore and SubAfter records under the key %s", id);
         } finally {
             consumer.shutdown();
-            producer.shutdown(); // sends what is still collected
+            producer.shutdown();
         }
-        String id = result.getMsgId();
-        ctx.await(20_000, () -> {
-            String all = "";
-            for (MessageExt found : query(ctx.producer(), "RMQ_SYS_TRACE_TOPIC", id, 32, 0, Long.MAX_VALUE)) {
-                all += Ctx.text(found);
-            }
-            return all.contains("Pub\001") && all.contains(topic) && all.contains(id) && all.contains("SubBefore\001")
-                && all.contains("SubAfter\001");
-        }, "the trace topic has Pub, SubBefore and SubAfter records under the key %s", id);
     }
 }
