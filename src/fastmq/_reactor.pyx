@@ -7,8 +7,8 @@
            or are parked under the log offset that has to be flushed first
 
 Parts: `_reactor/os.pxi` (system calls, locks, buffers), `header.pxi` (request headers in place), `send.pxi` (what a plain
-send is and how it is answered), `pull.pxi` and `consume.pxi` (pulls, held pulls, offset commits). This file holds
-connections, the turn and the face Python sees.
+send is and how it is answered), `produce.pxi` (the turn's batch), `park.pxi` (replies that wait for a flush), `pull.pxi`
+and `consume.pxi` (pulls, held pulls, offset commits). This file holds connections, the turn and the face Python sees.
 
 Threads: one thread calls `turn` (its own, or trio's); every other method may be called from any thread. All state is
 guarded by one lock in order of arrival, which the turn gives back while it waits for events. The store's lock is
@@ -330,7 +330,7 @@ cdef class Reactor:
         cdef int32_t slot = <int32_t>(c.id & SLOT_MASK)
         if c.held != NULL:
             # letting go of pulls takes the store's lock, which an open batch of this turn holds
-            self.finish_batch()
+            finish_batch(self)
             drop_held(self, c)
         self.add_cold(c, NULL, 0)
         c_close(c.fd)
@@ -507,221 +507,12 @@ cdef class Reactor:
                 c.parked += 1
                 if self.parked_head == NULL:
                     c_write(self.wake_fd, &one, 8)  # the turn may sleep for ever: it has a deadline to watch now
-                self.park(block)
-                self.release_parked()
+                park(self, block)
+                release_parked(self)
                 self.write_dirty()
                 self.tell_python()
             fair_unlock(&self.lock)
         return c != NULL
-
-    # --- parked replies ---------------------------------------------------------------------------------------------
-
-    cdef void park(self, Parked* block) noexcept nogil:
-        """Put a block in its place by target; blocks arrive nearly in order."""
-        cdef Parked* before = self.parked_tail
-        block.deadline_ms = self.now_ms + self.sync_flush_timeout_ms
-        block.next = NULL
-        if before == NULL:
-            self.parked_head = self.parked_tail = block
-        elif before.target <= block.target:
-            before.next = block
-            self.parked_tail = block
-        elif self.parked_head.target > block.target:
-            block.next = self.parked_head
-            self.parked_head = block
-        else:
-            before = self.parked_head
-            while before.next.target <= block.target:
-                before = before.next
-            block.next = before.next
-            before.next = block
-        self.parked_deadline_ms = self.parked_head.deadline_ms
-
-    cdef void release_parked(self) noexcept nogil:
-        """Send the replies whose offset is flushed; after a failed flush the refusals; after the deadline code 10."""
-        cdef int64_t flushed
-        cdef Parked* block
-        cdef Staged* reply
-        cdef Connection* c
-        cdef uint8_t frame[REPLY_MAX + FAILURE_REMARK_MAX + POLICY_TEXT_MAX]
-        cdef uint8_t* long_frame
-        cdef int32_t i, length
-        cdef int failed
-        if self.parked_head == NULL:
-            return
-        flushed = self.store.flushed_offset()
-        failed = self.store.failed_status()
-        while self.parked_head != NULL:
-            block = self.parked_head
-            if block.target > flushed and failed == ST_OK and block.deadline_ms > self.now_ms:
-                break
-            self.parked_head = block.next
-            if self.parked_head == NULL:
-                self.parked_tail = NULL
-            for i in range(block.count):
-                reply = &block.replies[i]
-                c = self.find(reply.connection)
-                if c == NULL:
-                    continue
-                c.parked -= 1
-                if reply.oneway:
-                    continue
-                if block.target <= flushed:
-                    self.queue_output(c, block.arena + reply.offset, reply.length)
-                elif failed != ST_OK:
-                    if block.failure != NULL:
-                        self.queue_output(c, block.failure, block.failure_length)
-                    else:
-                        length = put_failure_reply(frame, &self.policy, &self.policy.failures[failed & 15],
-                                                   reply.serialize, reply.opaque)
-                        self.queue_output(c, frame, length)
-                elif reply.length + 1 <= <int32_t>sizeof(frame):
-                    length = patch_code(frame, block.arena + reply.offset, reply.length, CODE_FLUSH_DISK_TIMEOUT)
-                    self.queue_output(c, frame, length)
-                else:
-                    long_frame = <uint8_t*>malloc(reply.length + 1)
-                    if long_frame != NULL:
-                        length = patch_code(long_frame, block.arena + reply.offset, reply.length,
-                                            CODE_FLUSH_DISK_TIMEOUT)
-                        self.queue_output(c, long_frame, length)
-                        free(long_frame)
-            parked_free(block)
-        self.parked_deadline_ms = 0 if self.parked_head == NULL else self.parked_head.deadline_ms
-
-    # --- the turn's batch -------------------------------------------------------------------------------------------
-
-    cdef void finish_batch(self) noexcept nogil:
-        """Append what the turn placed; its replies leave, are parked, or become refusals."""
-        cdef int status
-        cdef int32_t i, length
-        cdef Staged* reply
-        cdef Connection* c
-        cdef Parked* block
-        cdef uint8_t frame[FAILURE_REMARK_MAX + POLICY_TEXT_MAX]
-        if not self.batch_open:
-            return
-        self.batch_open = False
-        status = self.store.hot_commit()
-        if status == ST_OK and self.store.sync_flush():
-            block = parked_new(self.staged_count, buffer_length(&self.arena), 0)
-            if block != NULL:
-                memcpy(block.replies, self.staged, self.staged_count * sizeof(Staged))
-                memcpy(block.arena, self.arena.data + self.arena.begin, buffer_length(&self.arena))
-                block.target = self.store.written_offset()
-                for i in range(self.staged_count):
-                    c = self.find(self.staged[i].connection)
-                    if c != NULL:
-                        c.parked += 1
-                self.park(block)
-            # without memory for the replies the clients time out: no answer is no false promise
-        else:
-            for i in range(self.staged_count):
-                reply = &self.staged[i]
-                c = self.find(reply.connection)
-                if c == NULL or reply.oneway:
-                    continue
-                if status == ST_OK:
-                    self.queue_output(c, self.arena.data + self.arena.begin + reply.offset, reply.length)
-                else:
-                    length = put_failure_reply(frame, &self.policy, &self.policy.failures[status & 15],
-                                               reply.serialize, reply.opaque)
-                    self.queue_output(c, frame, length)
-        self.staged_count = 0
-        self.arena.begin = self.arena.end = 0
-
-    cdef bint try_hot_send(self, Connection* c, const uint8_t* frame, uint32_t length) noexcept nogil:
-        """Serve a frame on the hot road. False: nothing happened, it is a cold one."""
-        cdef SendHeader header
-        cdef PropertyView view
-        cdef MessageIn message
-        cdef Placed placed
-        cdef Topic* topic
-        cdef Staged* staged
-        cdef uint8_t* room
-        cdef uint32_t header_length = load_be32(frame + 4) & 0xFFFFFF
-        cdef int32_t properties_length, status, body_length, capacity, attempt
-        cdef const uint8_t* header_end = frame + 8 + header_length
-        if not self.policy.enabled or c.service != self.policy.service or c.cold_sends:
-            return False
-        if not read_header(frame, &self.raw) or not read_send(&self.raw, &header):
-            return False
-        if header.batch or header.reconsume_times:
-            return False
-        if header.sys_flag & SYS_FLAG_COLD:
-            return False
-        body_length = <int32_t>(length - 8 - header_length)
-        if body_length < 1 or body_length > self.policy.max_message_bytes or header.properties.data == NULL:
-            return False
-        properties_length = unescape(&header.properties, self.scratch, SCRATCH_BYTES - 1)
-        if properties_length < 1:
-            return False
-        if self.scratch[properties_length - 1] != ITEM_SEPARATOR:
-            self.scratch[properties_length] = ITEM_SEPARATOR
-            properties_length += 1
-        if properties_length + self.policy.added_length > PROPERTIES_MAX:
-            return False
-        if not read_properties(self.scratch, properties_length, &view):
-            return False
-        if not view.waits and self.store.sync_flush():
-            return False
-        room = buffer_reserve(&self.arena, REPLY_MAX + POLICY_TEXT_MAX)
-        if room == NULL:
-            return False
-        if self.staged_count == self.staged_capacity:
-            capacity = 1024 if self.staged_capacity == 0 else self.staged_capacity * 2
-            staged = <Staged*>realloc(self.staged, capacity * sizeof(Staged))
-            if staged == NULL:
-                return False
-            self.staged = staged
-            self.staged_capacity = capacity
-
-        message.body = header_end
-        message.body_len = body_length
-        message.properties = self.scratch
-        message.properties_len = properties_length
-        message.properties2 = self.policy.added
-        message.properties2_len = self.policy.added_length
-        message.flag = header.message_flag
-        message.born_timestamp_ms = header.born_timestamp_ms
-        memcpy(message.born_host, c.host, 20)
-        message.born_host_len = c.host_length
-        message.reconsume_times = 0
-        message.prepared_offset = 0
-        message.tags_code = view.tags_code
-        for attempt in range(2):
-            if not self.batch_open:
-                if self.store.hot_begin() != ST_OK:
-                    return False
-                self.batch_open = True
-            # the topic is looked up under the store's lock, which guards the table
-            topic = self.store.topic_find(<const char*>header.topic.data, header.topic.length)
-            if topic == NULL or not topic.flags & TOPIC_SEND_HOT or topic.flags & TOPIC_DELETED:
-                return False
-            if header.queue_id >= topic.write_queues and header.queue_id >= topic.read_queues:
-                return False
-            message.sys_flag = header.sys_flag & ~SYS_FLAG_HOSTS
-            if topic.flags & TOPIC_MULTI_TAG:
-                message.sys_flag |= SYS_FLAG_MULTI_TAGS
-            status = self.store.hot_put(topic, header.queue_id, &message, &placed)
-            if status != ST_NEED_COMMIT:
-                break
-            self.finish_batch()
-            room = buffer_reserve(&self.arena, REPLY_MAX + POLICY_TEXT_MAX)
-            if room == NULL:
-                return False
-        if status != ST_OK:
-            return False
-        staged = &self.staged[self.staged_count]
-        staged.connection = c.id
-        staged.offset = <uint32_t>(self.arena.end - self.arena.begin)
-        staged.opaque = header.opaque
-        staged.serialize = header.serialize
-        staged.oneway = header.oneway
-        staged.length = put_send_reply(room, &self.policy, &header, &view, header.queue_id, &placed)
-        self.arena.end += staged.length
-        self.staged_count += 1
-        self.hot_sends += 1
-        return True
 
     # --- frames -----------------------------------------------------------------------------------------------------
 
@@ -730,7 +521,7 @@ cdef class Reactor:
         self.frames += 1
         if self.hot:
             if code == CODE_SEND_MESSAGE_V2 or code == CODE_SEND_MESSAGE:
-                if self.try_hot_send(c, frame, length):
+                if try_hot_send(self, c, frame, length):
                     return
             elif is_consume_code(code) and self.store is not None and defer(self, c, frame, length):
                 return
@@ -850,8 +641,8 @@ cdef class Reactor:
                 continue
             if events & (EPOLLIN | EPOLLHUP | EPOLLERR | EPOLLRDHUP):
                 self.on_readable(c)
-        self.finish_batch()
-        self.release_parked()
+        finish_batch(self)
+        release_parked(self)
         if self.store is not None:
             serve_deferred(self)
             wake_held(self)
@@ -1187,27 +978,6 @@ cdef void read_peer(Connection* c) noexcept nogil:
             c.host_length = 20
 
 
-cdef Parked* parked_new(int32_t count, size_t arena_length, size_t failure_length) noexcept nogil:
-    cdef Parked* block = <Parked*>calloc(1, sizeof(Parked))
-    if block == NULL:
-        return NULL
-    block.count = count
-    block.replies = <Staged*>calloc(count, sizeof(Staged))
-    block.arena = <uint8_t*>malloc(arena_length + 1)
-    if failure_length:
-        block.failure = <uint8_t*>malloc(failure_length)
-        block.failure_length = <int32_t>failure_length
-    if block.replies == NULL or block.arena == NULL or (failure_length and block.failure == NULL):
-        parked_free(block)
-        return NULL
-    return block
-
-
-cdef void parked_free(Parked* block) noexcept nogil:
-    free(block.replies)
-    free(block.arena)
-    free(block.failure)
-    free(block)
-
-
+include "_reactor/park.pxi"
+include "_reactor/produce.pxi"
 include "_reactor/consume.pxi"

@@ -1,1 +1,1 @@
-
+"""The broker: what a request does, the tables behind it, the services beside it."""

@@ -1,1 +1,1 @@
-
+"""Replication between brokers; nothing of it is built yet."""

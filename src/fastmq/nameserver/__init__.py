@@ -1,1 +1,1 @@
-
+"""The name server: route tables, key-value configuration, their requests."""

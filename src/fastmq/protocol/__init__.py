@@ -1,1 +1,1 @@
-
+"""The vocabulary of RocketMQ's remoting protocol, without any I/O."""
