@@ -3,9 +3,10 @@
  * One thread. It splits frames, finds `opaque`, appends the raw bytes of everything one wake-up brought with one pwrite
  * into a fallocated file, and answers each frame with a well-formed reply. It checks nothing, indexes nothing, keeps no
  * queue. `sync`: one fdatasync after each append. `gather`: without the copy that a broker, which must write another
- * record than it received, cannot avoid: pwritev from where the bytes were received.
+ * record than it received, cannot avoid: pwritev from where the bytes were received. `wrap`: begin again at the start of
+ * the file after each GiB, into pages that are in memory already; a log cannot do that, it always writes into new ones.
  *
- *   cc -O2 -o /tmp/floor bench/floor.c && /tmp/floor PORT FILE [sync] [gather]     (port 0: a free one, printed)
+ *   cc -O2 -o /tmp/floor bench/floor.c && /tmp/floor PORT FILE [sync] [gather] [wrap]     (port 0: a free one, printed)
  *   fastmq bench send --broker 127.0.0.1:PORT ...
  */
 #define _GNU_SOURCE
@@ -71,9 +72,13 @@ static int split(struct connection *c) {
 }
 
 int main(int argc, char **argv) {
-  if (argc < 3) return fprintf(stderr, "usage: floor PORT FILE [sync] [gather]\n"), 2;
-  int sync_each = 0, gather = 0, one = 1;
-  for (int i = 3; i < argc; i++) sync_each |= !strcmp(argv[i], "sync"), gather |= !strcmp(argv[i], "gather");
+  if (argc < 3) return fprintf(stderr, "usage: floor PORT FILE [sync] [gather] [wrap]\n"), 2;
+  int sync_each = 0, gather = 0, wrap = 0, one = 1;
+  for (int i = 3; i < argc; i++) {
+    sync_each |= !strcmp(argv[i], "sync");
+    gather |= !strcmp(argv[i], "gather");
+    wrap |= !strcmp(argv[i], "wrap");
+  }
   int file = open(argv[2], O_RDWR | O_CREAT | O_TRUNC, 0644);
   if (file < 0 || fallocate(file, 0, 0, FILE_BYTES) != 0) return perror(argv[2]), 1;
   int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), epoll = epoll_create1(0);
@@ -89,7 +94,7 @@ int main(int argc, char **argv) {
   epoll_ctl(epoll, EPOLL_CTL_ADD, listener, &event);
   struct iovec parts[READY];
   char *batch = malloc((size_t)READY * IN_BYTES); /* touched as far as it is used */
-  long end = 0;
+  long end = 0, allocated = FILE_BYTES;
   for (;;) {
     int count = epoll_wait(epoll, ready, READY, -1), gathered = 0;
     long filled = 0;
@@ -117,7 +122,11 @@ int main(int argc, char **argv) {
       filled += c->whole;
     }
     if (filled) {
-      if (end + filled > FILE_BYTES) end = 0;
+      if (end + filled > allocated && wrap) end = 0;
+      if (end + filled > allocated) {
+        if (fallocate(file, 0, allocated, FILE_BYTES) != 0) return perror(argv[2]), 1;
+        allocated += FILE_BYTES;
+      }
       ssize_t n = gather ? pwritev(file, parts, gathered, end) : pwrite(file, batch, filled, end);
       if (n != filled) return perror("pwrite"), 1;
       end += filled;
