@@ -194,6 +194,20 @@ def test_a_client_that_leaves_takes_its_waiting_requests_along() -> None:
     trio.run(main)
 
 
+def test_a_client_that_leaves_right_behind_its_request() -> None:
+    async def main() -> None:
+        async with running() as run:
+            for number in range(1, 30):
+                client = await run.client()
+                await client.send(Command(SLOW, opaque=1))
+                await client.stream.aclose()
+                await wait_for(
+                    lambda number=number: len(run.service.gone) == number and run.service.cancelled == number
+                )
+
+    trio.run(main)
+
+
 def test_the_broker_calls_the_client() -> None:
     async def main() -> None:
         async with running() as run:

@@ -17,6 +17,7 @@ from typing import Protocol
 
 import trio
 
+from fastmq import limits
 from fastmq._reactor import RESUMED, Reactor
 from fastmq.errors import InternalError, ProtocolError, RequestError
 from fastmq.protocol.codes import RequestCode, ResponseCode
@@ -24,7 +25,6 @@ from fastmq.protocol.command import Command, decode_frame, encode_frame
 
 log = logging.getLogger("fastmq.net")
 
-IDLE_SECONDS = 120.0
 IDLE_SCAN_SECONDS = 10.0
 WAITING_REQUESTS_MAX = 1024  # of one connection
 FRAMES_A_STEP = 64  # between two of them trio's other tasks have their turn
@@ -156,6 +156,8 @@ class Peer:
     async def run_waiting(self, awaitable: Awaitable[Reply | None]) -> Reply | None:
         """Await a handler's work; the end of the connection cancels it."""
         with trio.CancelScope() as scope:
+            if not self.alive:
+                scope.cancel()  # it ended before this task had its first turn
             self._scopes.add(scope)
             try:
                 return await awaitable
@@ -325,7 +327,7 @@ class Server:
         while True:
             await trio.sleep(IDLE_SCAN_SECONDS)
             for connection, _, idle_seconds in self._reactor.connections():
-                if idle_seconds > IDLE_SECONDS:
+                if idle_seconds > limits.IDLE_SECONDS:
                     log.info("closing the connection %d: idle for %d s", connection, idle_seconds)
                     self._reactor.close_connection(connection)
 
