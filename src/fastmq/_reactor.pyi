@@ -22,7 +22,11 @@ class Reactor:
         hot: bool = True,
         max_frame_bytes: int = 16 << 20,
         max_output_bytes: int = 64 << 20,
-    ) -> None: ...
+        max_cold_bytes: int = 256 << 20,
+    ) -> None:
+        """Over `max_output_bytes` unsent bytes a connection is closed; over `max_cold_bytes` of frames that wait for
+        Python, the connections that have such frames are not read until they are taken.
+        """
     def add(self, fd: int, service: int) -> int:
         """Take over a connected, non-blocking socket (the reactor closes it). `service` comes back with its frames.
 

@@ -123,6 +123,7 @@ cdef class Reactor:
     # cold items
     cdef ColdItem* cold
     cdef int32_t cold_count, cold_capacity
+    cdef size_t cold_total, max_cold_bytes  # of all frames that wait for Python
     cdef bint cold_told
     # the turn's batch
     cdef bint batch_open
@@ -151,7 +152,7 @@ cdef class Reactor:
     cdef int64_t turns, frames, hot_sends, hot_pulls, hot_commits, received_bytes, sent_bytes
 
     def __cinit__(self, Store store=None, *, bint hot=True, uint32_t max_frame_bytes=16 << 20,
-                  size_t max_output_bytes=64 << 20):
+                  size_t max_output_bytes=64 << 20, size_t max_cold_bytes=256 << 20):
         self.epoll_fd = self.wake_fd = self.cold_fd = self.flush_fd = self.moved_fd = -1
         pthread_mutex_init(&self.lock.gate, NULL)
         pthread_mutex_init(&self.lock.held, NULL)
@@ -159,6 +160,7 @@ cdef class Reactor:
         self.hot = hot
         self.max_frame_bytes = max_frame_bytes
         self.max_output_bytes = max_output_bytes
+        self.max_cold_bytes = max_cold_bytes
         self.generation = 1
         self.sync_flush_timeout_ms = 5000
         self.receive = <uint8_t*>malloc(RECEIVE_BYTES)
@@ -176,7 +178,8 @@ cdef class Reactor:
             raise OSError(errno, "the reactor's descriptors cannot be opened")
         self.watch_fd(self.wake_fd, TAG_WAKE)
 
-    def __init__(self, store=None, *, hot=True, max_frame_bytes=16 << 20, max_output_bytes=64 << 20):
+    def __init__(self, store=None, *, hot=True, max_frame_bytes=16 << 20, max_output_bytes=64 << 20,
+                 max_cold_bytes=256 << 20):
         if store is not None:
             self.flush_fd = store.flush_event_fd
             self.watch_fd(self.flush_fd, TAG_FLUSH)
@@ -346,8 +349,9 @@ cdef class Reactor:
         cdef epoll_event event
         cdef uint32_t wanted = 0
         cdef size_t output = buffer_length(&c.output)
+        # over the bound of all, who has frames waiting is not read on; take_cold goes through exactly these
         if (output < OUTPUT_PAUSE_BYTES and c.cold_bytes < COLD_PAUSE_BYTES and c.parked < PARKED_PAUSE
-                and not c.closing):
+                and not c.closing and (c.cold_bytes == 0 or self.cold_total < self.max_cold_bytes)):
             wanted |= EPOLLIN
         if output:
             wanted |= EPOLLOUT
@@ -379,6 +383,7 @@ cdef class Reactor:
                 return False
             memcpy(item.frame, frame, length)
             c.cold_bytes += length
+            self.cold_total += length
         self.cold_count += 1
         return True
 
@@ -598,7 +603,7 @@ cdef class Reactor:
         if c.closing and buffer_length(&c.output) == 0:
             self.close_locked(c)
             return False
-        if c.cold_bytes >= COLD_PAUSE_BYTES:
+        if c.cold_bytes >= COLD_PAUSE_BYTES or self.cold_total >= self.max_cold_bytes:
             self.set_events(c)
         return True
 
@@ -686,6 +691,7 @@ cdef class Reactor:
             count = self.cold_count
             self.cold = NULL
             self.cold_count = self.cold_capacity = 0
+            self.cold_total = 0
             self.cold_told = False
             c_read(self.cold_fd, &ignored, 8)
             for i in range(count):

@@ -143,6 +143,46 @@ def test_a_reader_that_never_reads_is_cut_off_at_the_bound() -> None:
     reactor.close()
 
 
+def test_frames_that_nobody_takes_are_left_in_the_sockets() -> None:
+    """Backpressure: over the bound sockets are not read; nothing is lost once Python catches up."""
+    reactor = Reactor(max_cold_bytes=1 << 20)
+    clients = []
+    for _ in range(8):
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        ours.setblocking(False)
+        clients.append((ours, reactor.add(theirs.detach(), 0)))
+    one = frame(1, bytes(40_000))
+    unsent = {connection: one * 100 for _, connection in clients}
+    taken = dict.fromkeys(unsent, 0)
+
+    def push() -> None:
+        for ours, connection in clients:
+            with suppress(BlockingIOError):
+                while unsent[connection]:
+                    unsent[connection] = unsent[connection][ours.send(unsent[connection]) :]
+
+    for _ in range(300):
+        push()
+        reactor.turn(0)
+    waiting = reactor.take_cold()
+    held = sum(len(item or b"") for _, _, item in waiting)
+    assert (1 << 20) <= held < (1 << 20) + 8 * (600 << 10), "a receive a connection above the bound at most"
+    for _ in range(20_000):
+        for connection, _, item in waiting:
+            assert item == one
+            taken[connection] += 1
+        if all(count == 100 for count in taken.values()):
+            break
+        push()
+        reactor.turn(1)
+        waiting = reactor.take_cold()
+    assert taken == dict.fromkeys(taken, 100)
+    for ours, _ in clients:
+        ours.close()
+    reactor.close()
+
+
 def test_a_closed_connection_first_gets_what_was_queued(bench: Bench) -> None:
     sock, connection = bench.connect()
     answer = frame(1, bytes(2 << 20))
