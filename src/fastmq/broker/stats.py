@@ -18,6 +18,7 @@ from typing import Final
 
 import trio
 
+from fastmq.broker.state import nothing
 from fastmq.protocol.bodies import BrokerStatsData, BrokerStatsItem
 
 SAMPLE_INTERVAL_MS: Final = 10_000
@@ -90,10 +91,6 @@ def _local_day(now_ms: int) -> int:
     return local.tm_year * 1000 + local.tm_yday
 
 
-def _nothing() -> None:
-    pass
-
-
 class BrokerStats:
     """All counters of one broker. Not thread-safe: it belongs to the trio thread.
 
@@ -120,7 +117,7 @@ class BrokerStats:
         self._items: dict[tuple[str, str], _Item] = {}
         # what happened since the last fold: (calls, messages, bytes) per queue, or per queue and group
         self._puts: dict[tuple[str, int], list[int]] = {}
-        self.before_reading: Callable[[], None] = _nothing  # takes over what others counted
+        self.before_reading: Callable[[], None] = nothing  # takes over what others counted
         self._gets: dict[tuple[str, int, str], list[int]] = {}
         self._ends: dict[tuple[str, int], int] = {t[:2]: t[3] for t in queue_ends()}
         self._log_accounted = log_end()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
+from fastmq.broker.state import nothing
 from fastmq.config import BrokerConfig
 from fastmq.errors import ProtocolError, StoreError
 from fastmq.protocol import names
@@ -17,10 +18,6 @@ from fastmq.store.tables import load_json, object_of, save_json
 
 FORBIDDEN_READ_BIT: Final = 2
 """Bit of the forbidden table that stops a group from pulling a topic (PermName.INDEX_PERM_READ)."""
-
-
-def _nothing() -> None:
-    pass
 
 
 class SubscriptionGroupTable:
@@ -33,7 +30,7 @@ class SubscriptionGroupTable:
         self._path = path
         self._config = config
         self._wall_ms = wall_ms
-        self.on_change: Callable[[], None] = _nothing
+        self.on_change: Callable[[], None] = nothing
         self._groups: dict[str, SubscriptionGroupConfig] = {}
         self._forbidden: dict[str, dict[str, int]] = {}
         self.data_version = DataVersion(counter=0, state_version=0, timestamp=wall_ms())

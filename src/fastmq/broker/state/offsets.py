@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from fastmq.broker.state import nothing
 from fastmq.config import BrokerConfig
 from fastmq.errors import ProtocolError, StoreError
 from fastmq.protocol.bodies import DataVersion, dumps
@@ -25,10 +26,6 @@ NOT_COMMITTED: Final = -1
 _SEPARATOR: Final = "@"
 
 QueueOffsets = dict[int, int]
-
-
-def _nothing() -> None:
-    pass
 
 
 def offset_key(topic: str, group: str) -> str:
@@ -48,8 +45,8 @@ class ConsumerOffsetTable:
         self._reset: dict[str, QueueOffsets] = {}
         self._commits = 0
         self._changed = False
-        self.before: Callable[[], None] = _nothing  # takes over what others committed, before a table is used
-        self.on_reset: Callable[[], None] = _nothing
+        self.before: Callable[[], None] = nothing  # takes over what others committed, before a table is used
+        self.on_reset: Callable[[], None] = nothing
         self.data_version = DataVersion(counter=0, state_version=0, timestamp=wall_ms())
         self._load()
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from fastmq.broker.state import nothing
 from fastmq.protocol.bodies import ConsumeFromWhere, ConsumeType, MessageModel, SubscriptionData
 
 PRODUCER_EXPIRY_S: Final = 120.0
@@ -115,10 +116,6 @@ class _Compensation:
 Notify = Callable[[str, list[ClientChannel]], None]
 
 
-def _nothing() -> None:
-    pass
-
-
 def _tell_nobody(_group: str, _channels: list[ClientChannel]) -> None:
     pass
 
@@ -128,7 +125,7 @@ class ClientSessions:
 
     def __init__(self, notify: Notify = _tell_nobody) -> None:
         self.notify = notify
-        self.on_change: Callable[[], None] = _nothing  # what pulls of a group are checked for is different
+        self.on_change: Callable[[], None] = nothing  # what pulls of a group are checked for is different
         self._producers: dict[str, dict[int, ClientChannel]] = {}
         self._consumers: dict[str, ConsumerGroupInfo] = {}
         self._fingerprints: dict[str, int] = {}
