@@ -49,6 +49,14 @@ def test_the_example_of_the_readme(server: FastmqServer) -> None:
         assert len(list(client.receive("TopicTest", group="other"))) == 20
 
 
+def test_many_topics_made_by_their_first_send(server: FastmqServer) -> None:
+    with BasicClient(server.namesrv) as client:
+        for number in range(12):
+            client.send(f"made-{number}", b"first")
+        for number in range(12):
+            assert [message.body for message in client.receive(f"made-{number}", group="g")] == [b"first"]
+
+
 def test_messages_and_offsets_are_there_after_a_restart(server: FastmqServer) -> None:
     with BasicClient(server.namesrv) as client:
         for i in range(10):

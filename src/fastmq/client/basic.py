@@ -23,6 +23,7 @@ from fastmq.protocol.message import StoredMessage, create_unique_key, decode_mes
 CONNECT_SECONDS = 3.0
 REPLY_SECONDS = 35.0  # longer than any long poll that is asked for here
 PULL_BATCH = 32
+NEW_TOPIC_QUEUES = 4
 SYS_FLAG_SUBSCRIPTION = 4
 PULL_CODES = frozenset(
     {
@@ -116,7 +117,7 @@ class BasicClient:
                     "a": group,
                     "b": topic,
                     "c": "TBW102",
-                    "d": "4",
+                    "d": str(NEW_TOPIC_QUEUES),
                     "e": str(chosen.queue_id),
                     "f": "0",
                     "g": str(now_ms),
@@ -172,7 +173,8 @@ class BasicClient:
             self._call(queue.address, Command(RequestCode.UPDATE_CONSUMER_OFFSET, ext=commit))
 
     def _write_queues(self, topic: str) -> list[_Queue]:
-        queues = self._queues(topic) or self._queues("TBW102")
+        # a topic that is made by the first send gets at most so many queues, see "d" there
+        queues = self._queues(topic) or self._queues("TBW102")[:NEW_TOPIC_QUEUES]
         if not queues:
             raise ServerError(ResponseCode.TOPIC_NOT_EXIST, f"topic {topic} has no route")
         return queues
