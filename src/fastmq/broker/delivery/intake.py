@@ -7,14 +7,17 @@ through `store_message`; only the delivery of delayed messages itself does not, 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from fastmq._store import Appended, Store
 from fastmq.errors import RequestError
 from fastmq.protocol import message as m
 from fastmq.protocol import names
 from fastmq.protocol.codes import ResponseCode
 from fastmq.protocol.fields import parse_int32
+
+if TYPE_CHECKING:
+    from fastmq._store import Appended
+    from fastmq.broker.app import Broker
 
 TIMER_PROPERTIES: Final = (m.PROPERTY_TIMER_DELIVER_MS, m.PROPERTY_TIMER_DELAY_SEC, m.PROPERTY_TIMER_DELAY_MS)
 
@@ -51,10 +54,10 @@ class OutgoingMessage:
         return text is None or text.lower() == "true"
 
 
-def store_message(store: Store, message: OutgoingMessage, *, delay_levels: int) -> Appended:
+def store_message(broker: Broker, message: OutgoingMessage) -> Appended:
     """Store a message, in the schedule topic if it has a delay level. RequestError for a timer message."""
-    schedule(message, delay_levels)
-    return store.put(
+    schedule(message, broker.delay.level_count)
+    return broker.store.put(
         message.topic,
         message.queue_id,
         message.body,

@@ -101,7 +101,7 @@ def consumer_send_msg_back(broker: Broker, peer: Peer, request: Command) -> Repl
     # what the original was stored with for an earlier delay says nothing about this one
     for stale in (m.PROPERTY_TIMER_DELIVER_MS, m.PROPERTY_TIMER_DELAY_SEC, m.PROPERTY_TIMER_DELAY_MS):
         properties.pop(stale, None)
-    appended = store_message(broker.store, message, delay_levels=broker.delay.level_count)
+    appended = store_message(broker, message)
     if appended.status != st.ST_OK:
         broker.stats.on_put_failed()
         log.warning("message %d of %s was not stored: status %d", header.offset, header.group, appended.status)

@@ -239,7 +239,7 @@ def _store_single(
     if is_compaction(topic) and not properties.get(m.PROPERTY_KEYS, "").strip():
         raise RequestError(ResponseCode.MESSAGE_ILLEGAL, "Required message key is missing")
     _refuse_special(header, properties, allow_retried=True)
-    appended = store_message(broker.store, message, delay_levels=broker.delay.level_count)
+    appended = store_message(broker, message)
     if appended.status != st.ST_OK:
         return _refused(broker, appended.status, ext)
     broker.stats.on_put(message.topic, message.queue_id, 1, appended.size)
@@ -368,7 +368,7 @@ async def _push_reply(
         reconsume_times=header.reconsume_times or 0,
     )
     try:
-        appended = store_message(broker.store, message, delay_levels=broker.delay.level_count)
+        appended = store_message(broker, message)
     except RequestError as error:
         log.info("a reply of %s was not stored: %s", peer.address, error.remark)
         return reply
