@@ -101,7 +101,7 @@ def test_when_the_disk_refuses_nothing_has_changed(groups, monkeypatch):
     def refuse(path, text):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fastmq.broker.state.groups.save_json", refuse)
+    monkeypatch.setattr(groups.table.file, "_save", refuse)
     for change in (
         lambda: groups.table.find_or_create("cg"),
         lambda: groups.table.delete("TOOLS_CONSUMER"),

@@ -143,7 +143,7 @@ def test_when_the_disk_refuses_nothing_has_changed(topics, monkeypatch):
         raise OSError(28, "No space left on device")
 
     version = topics.table.data_version
-    monkeypatch.setattr("fastmq.broker.state.topics.save_json", refuse)
+    monkeypatch.setattr(topics.table.file, "_save", refuse)
     with pytest.raises(OSError, match="No space"):
         topics.table.put(TopicConfig(topic_name="orders"))
     assert topics.table.get("orders") is None

@@ -29,6 +29,7 @@ from fastmq.broker.retention import RetentionService
 from fastmq.broker.state.groups import SubscriptionGroupTable
 from fastmq.broker.state.locks import QueueLocks
 from fastmq.broker.state.offsets import ConsumerOffsetTable
+from fastmq.broker.state.saving import TableFile
 from fastmq.broker.state.sessions import ClientChannel, ClientSessions
 from fastmq.broker.state.topics import TopicTable
 from fastmq.broker.stats import BrokerStats
@@ -217,6 +218,8 @@ class Broker:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the services until cancelled; started once every name server was tried."""
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.topics.file.run)
+            nursery.start_soon(self.groups.file.run)
             nursery.start_soon(self._follow_queues)
             nursery.start_soon(self._answer_due_pulls)
             nursery.start_soon(self.delay.run)
@@ -241,6 +244,8 @@ class Broker:
         """Second half, when the connections are gone: everything that is kept in memory goes to disk."""
         self.draining = True
         with trio.CancelScope(shield=True):
+            for table in (self.topics, self.groups):
+                await self._save_table(table.file)
             await self._save("consumer offsets", self.offsets.take_snapshot(), self.offsets.save)
             if not self._persist_delay():
                 # the delivered messages must be on disk before the offsets say that they were delivered
@@ -293,6 +298,12 @@ class Broker:
             self._failing.add(what)
         else:
             self._failing.discard(what)
+
+    async def _save_table(self, file: TableFile) -> None:
+        try:
+            await trio.to_thread.run_sync(file.persist)
+        except OSError as error:
+            log.error("%s", error)
 
     def _persist_delay(self) -> bool:
         try:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fastmq.broker import handlers
 from fastmq.broker.handlers.admin import DANGEROUS
-from fastmq.errors import InternalError, ProtocolError
+from fastmq.errors import InternalError, ProtocolError, StoreError
 from fastmq.net.server import Answer, Reply
 from fastmq.protocol.codes import RequestCode, ResponseCode
 
@@ -38,6 +38,8 @@ NOT_ON_VIP: Final = frozenset(
     }
 )
 """Requests that may have to wait for a message: not served on the port for old clients' VIP channel."""
+
+SENDS: Final = frozenset({RequestCode.SEND_MESSAGE, RequestCode.SEND_MESSAGE_V2, RequestCode.SEND_BATCH_MESSAGE})
 
 
 def handler_tables() -> list[Mapping[Any, Any]]:
@@ -64,6 +66,7 @@ class Dispatcher:
     def __init__(self, broker: Broker, tables: Iterable[Mapping[Any, Any]]) -> None:
         self._broker = broker
         self._handlers = join_tables(tables)
+        self._files = broker.topics.file, broker.groups.file
 
     @property
     def codes(self) -> frozenset[int]:
@@ -81,17 +84,42 @@ class Dispatcher:
                 ResponseCode.NO_PERMISSION,
                 f"request type {code} is taken from this machine only (adminFromLoopbackOnly)",
             )
+        changes = self._changes
         try:
             answer = handler(self._broker, peer, request)
         except ProtocolError as error:
             return Reply(ResponseCode.SYSTEM_ERROR, f"the request cannot be read: {error}")
         if inspect.isawaitable(answer):
-            return _read_errors_answered(answer)
+            return self._wait(answer, changes, code)
+        if answer is not None and self._must_be_saved(changes, code):
+            return self._when_saved(answer)
         return answer
 
+    async def _wait(self, awaitable: Awaitable[Reply | None], changes: int, code: int) -> Reply | None:
+        try:
+            answer = await awaitable
+        except ProtocolError as error:
+            return Reply(ResponseCode.SYSTEM_ERROR, f"the request cannot be read: {error}")
+        if answer is not None and self._must_be_saved(changes, code):
+            return await self._when_saved(answer)
+        return answer
 
-async def _read_errors_answered(answer: Awaitable[Reply | None]) -> Reply | None:
-    try:
-        return await answer
-    except ProtocolError as error:
-        return Reply(ResponseCode.SYSTEM_ERROR, f"the request cannot be read: {error}")
+    # --- tables must be on disk before anybody is told -------------------------------------------------------------
+
+    @property
+    def _changes(self) -> int:
+        return sum(file.changes for file in self._files)
+
+    def _must_be_saved(self, changes: int, code: int) -> bool:
+        """Whether a request's answer has to wait: it changed a table, or it was a send that may need a new topic."""
+        if all(file.is_saved for file in self._files):
+            return False
+        return code in SENDS or self._changes != changes
+
+    async def _when_saved(self, answer: Reply) -> Reply:
+        try:
+            for file in self._files:
+                await file.wait_saved()
+        except StoreError as error:
+            return Reply(ResponseCode.SYSTEM_ERROR, str(error), answer.ext)
+        return answer

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final, Protocol
 
 import trio
@@ -96,6 +97,11 @@ def masked_perm(perm: int, broker_permission: int) -> int:
     return perm if broker_permission & both == both else perm & broker_permission
 
 
+def _masked(topic: TopicConfig, broker_permission: int) -> TopicConfig:
+    perm = masked_perm(topic.perm, broker_permission)
+    return topic if perm == topic.perm else replace(topic, perm=perm)
+
+
 def register_body(
     topics: Iterable[TopicConfig],
     version: DataVersion,
@@ -105,7 +111,7 @@ def register_body(
     compressed: bool = False,
 ) -> bytes:
     """The body of REGISTER_BROKER with the whole topic table."""
-    table = {topic.topic_name: replace(topic, perm=masked_perm(topic.perm, broker_permission)) for topic in topics}
+    table = {topic.topic_name: _masked(topic, broker_permission) for topic in topics}
     wrapper = TopicConfigTable(
         topic_config_table=table, data_version=version, mapping_data_version=mapping_version or version
     )
@@ -139,6 +145,7 @@ class Registrar:
         data_version: Callable[[], DataVersion],
         connect: Connect = net_channel.connect,
         on_order_topics: Callable[[frozenset[str]], None] = lambda names: None,
+        in_thread: Callable[[Callable[[], bytes]], Awaitable[bytes]] = trio.to_thread.run_sync,
     ) -> None:
         self._config = config
         self._identity = identity
@@ -147,6 +154,7 @@ class Registrar:
         self._data_version = data_version
         self._connect = connect
         self._on_order_topics = on_order_topics
+        self._in_thread = in_thread
         self._mapping_version = DataVersion(timestamp=data_version().timestamp)
         self._servers: dict[Address, _Server] = {}
         self._generation = 0
@@ -276,7 +284,8 @@ class Registrar:
         while channel.alive and not self._stopped:
             generation = self._generation
             config = self._config()
-            answer = await channel.call(self._request(config), config.register_broker_timeout_mills / 1000)
+            request = await self._request(config)
+            answer = await channel.call(request, config.register_broker_timeout_mills / 1000)
             if self._stopped:
                 return
             if answer.code != ResponseCode.SUCCESS:
@@ -306,15 +315,18 @@ class Registrar:
         server.tried.set()
         self._notify()
 
-    def _request(self, config: BrokerConfig) -> Command:
+    async def _request(self, config: BrokerConfig) -> Command:
         identity = self._identity()
-        body = register_body(
-            self._topics(),
+        encode = partial(
+            register_body,
+            list(self._topics()),
             self._data_version(),
             config.broker_permission,
             mapping_version=self._mapping_version,
             compressed=config.compressed_register,
         )
+        # in a thread: some thousand topics take a tenth of a second
+        body = await self._in_thread(encode)
         header = RegisterBrokerRequest(
             broker_name=identity.name,
             broker_addr=identity.address,

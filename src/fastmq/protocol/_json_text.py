@@ -64,6 +64,15 @@ class ToJson(Protocol):
     def to_json(self) -> Any: ...
 
 
+class JsonText:
+    """JSON text that is there already, to be put into a larger one as it is."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
 def _number(value: float) -> str:
     if not math.isfinite(value):
         return "null"
@@ -96,6 +105,8 @@ class _Writer:
         out = self.out
         if isinstance(value, str) and not isinstance(value, Enum):
             out.append(quote(value, ascii_only=self.ascii_only))
+        elif isinstance(value, JsonText):
+            out.append(value.text)
         elif value is None:
             out.append("null")
         elif isinstance(value, bool):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
@@ -59,6 +59,8 @@ ATTRIBUTES: Final[Mapping[str, tuple[frozenset[str] | None, bool]]] = {
 # Legal in RocketMQ, but fastmq has no such queues; accepting them would promise what does not happen.
 NOT_BUILT: Final = frozenset({("queue.type", "BatchCQ"), ("cleanup.policy", "COMPACTION")})
 
+
+_Item = TypeVar("_Item")
 
 # --- create and change ------------------------------------------------------------------------------------------------
 
@@ -239,29 +241,26 @@ def get_all_topic_config(broker: Broker, peer: Peer, request: Command) -> Reply:
     """GET_ALL_TOPIC_CONFIG (21): everything, or a page for a reader that names the version it has begun with."""
     header = GetAllTopicConfigRequest.decode(request.ext)
     version = broker.topics.data_version
-    topics = sorted(broker.topics.items())
+    topics = sorted(broker.topics.names())
     page = page_of(topics, header.topic_seq, header.max_topic_num, header.data_version, version)
     reply = Reply()
     if page is not None:
         reply.ext = GetAllTopicConfigResponse(total_topic_num=len(topics)).encode()
         topics = page
-    reply.body = dumps(
-        TopicConfigTable(
-            topic_config_table=dict(topics),
-            data_version=version,
-            mapping_data_version=DataVersion(timestamp=broker.stats.boot_timestamp_ms),
-        )
+    table = TopicConfigTable(
+        data_version=version, mapping_data_version=DataVersion(timestamp=broker.stats.boot_timestamp_ms)
     )
+    reply.body = dumps(table.to_json() | {"topicConfigTable": broker.topics.texts(topics)})
     return reply
 
 
 def page_of(
-    items: list[tuple[str, Any]],
+    items: list[_Item],
     sequence: int | None,
     maximum: int | None,
     version_text: str | None,
     now: DataVersion,
-) -> list[tuple[str, Any]] | None:
+) -> list[_Item] | None:
     """A page of a table, or None if the reader did not ask for one and gets everything.
 
     The reader repeats the version its first page came with; if the table has changed since, it starts from 0 again.

@@ -10,18 +10,19 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from fastmq.broker.state import nothing
+from fastmq.broker.state.saving import TableFile
 from fastmq.config import BrokerConfig
 from fastmq.errors import ProtocolError, StoreError
 from fastmq.protocol import names
 from fastmq.protocol.bodies import DataVersion, SubscriptionGroupConfig, dumps
-from fastmq.store.tables import load_json, object_of, save_json
+from fastmq.store.tables import load_json, object_of
 
 FORBIDDEN_READ_BIT: Final = 2
 """Bit of the forbidden table that stops a group from pulling a topic (PermName.INDEX_PERM_READ)."""
 
 
 class SubscriptionGroupTable:
-    """Group configurations by name. Changes are durable when the method returns; they block on the disk.
+    """Group configurations by name. `file` says when a change is durable.
 
     Raises StoreError from the constructor if `path` (and its backup) cannot be read. `path=None` keeps all in memory.
     """
@@ -37,6 +38,7 @@ class SubscriptionGroupTable:
         for name in names.PREDEFINED_GROUPS:
             self._groups[name] = SubscriptionGroupConfig(group_name=name)
         self._load()
+        self.file = TableFile(path, self._freeze)
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -157,13 +159,16 @@ class SubscriptionGroupTable:
             raise StoreError(f"{self._path}: {error}") from error
 
     def _commit(self, groups: dict[str, SubscriptionGroupConfig], forbidden: dict[str, dict[str, int]]) -> None:
-        """Write the table with a new version. If the disk refuses, the given former state is put back."""
+        """Have the table written with a new version. If the disk refuses at once, the former state is put back."""
         version = self.data_version
         self.data_version = version.next_version(self._wall_ms())
         try:
-            if self._path is not None:
-                save_json(self._path, dumps(self.to_body()))
+            self.file.changed()
         except BaseException:
             self._groups, self._forbidden, self.data_version = groups, forbidden, version
             raise
         self.on_change()
+
+    def _freeze(self) -> Callable[[], bytes]:
+        body = self.to_body()
+        return lambda: dumps(body)

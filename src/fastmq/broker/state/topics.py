@@ -1,8 +1,8 @@
 """The topics of the broker and their file `config/topics.json`.
 
 After RocketMQ's TopicConfigManager: the system topics are there from the start, what the file says then replaces them;
-every change raises the data version, is written to the file before anybody hears of it, is told to the store, and is
-passed to `on_change` so that the name servers learn of it at once.
+every change raises the data version, is written to the file (`saving.py`), is told to the store, and is passed to
+`on_change` so that the name servers learn of it at once. The hot road takes sends to a topic only once the file has it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
+from fastmq.broker.state.saving import TableFile
 from fastmq.config import BrokerConfig
 from fastmq.errors import ProtocolError, StoreError
 from fastmq.protocol import names
@@ -20,10 +21,12 @@ from fastmq.protocol.bodies import (
     PERM_READ,
     PERM_WRITE,
     DataVersion,
+    JsonText,
     TopicConfig,
     dumps,
+    dumps_text,
 )
-from fastmq.store.tables import load_json, object_of, save_json
+from fastmq.store.tables import load_json, object_of
 
 PERM_READ_WRITE: Final = PERM_READ | PERM_WRITE
 
@@ -82,7 +85,7 @@ def _nobody(_names: list[str]) -> None:
 
 
 class TopicTable:
-    """Topic configurations by name. Changes are durable when the method returns; they block on the disk.
+    """Topic configurations by name. `file` says when a change is durable.
 
     Raises StoreError from the constructor if `path` (and its backup) cannot be read. `path=None` keeps all in memory.
     """
@@ -102,11 +105,14 @@ class TopicTable:
         self._wall_ms = wall_ms
         self.on_change = on_change
         self._topics: dict[str, TopicConfig] = {}
+        self._texts: dict[str, JsonText] = {}  # of topics that were written to the file or a client before
+        self._unsaved: set[str] = set()
         self.data_version = DataVersion(counter=0, state_version=0, timestamp=wall_ms())
         for topic in self._system_topics():
             self._topics[topic.topic_name] = topic
         self.system_names = frozenset(self._topics)
         self._load()
+        self.file = TableFile(path, self._freeze, on_saved=self._all_saved)
         for topic in self._topics.values():
             self._tell_store(topic)
 
@@ -141,10 +147,16 @@ class TopicTable:
 
     def to_body(self) -> dict[str, Any]:
         """The table as RocketMQ's TopicConfigSerializeWrapper has it: also the content of the file."""
-        return {
-            "dataVersion": self.data_version,
-            "topicConfigTable": {name: self._topics[name] for name in sorted(self._topics)},
-        }
+        return {"dataVersion": self.data_version, "topicConfigTable": self.texts(sorted(self._topics))}
+
+    def texts(self, names: Iterable[str]) -> dict[str, JsonText]:
+        """Topics that exist as JSON, which is kept: encoding a table of 20,000 topics takes 0.3 s."""
+        texts = self._texts
+        return {name: texts.get(name) or self._text_of(name) for name in names}
+
+    def _text_of(self, name: str) -> JsonText:
+        text = self._texts[name] = JsonText(dumps_text(self._topics[name]))
+        return text
 
     # --- changing ----------------------------------------------------------------------------------------------------
 
@@ -160,7 +172,7 @@ class TopicTable:
         before = dict(self._topics)
         for topic in changed:
             self._topics[topic.topic_name] = topic
-        self._commit(before)
+        self._commit(before, [topic.topic_name for topic in changed])
         for topic in changed:
             self._tell_store(topic)
         self.on_change([topic.topic_name for topic in changed])
@@ -170,14 +182,14 @@ class TopicTable:
         before = dict(self._topics)
         if self._topics.pop(name, None) is None:
             return False
-        self._commit(before)
+        self._commit(before, [name])
         self._store.remove_topic(name)
         self.on_change([name])
         return True
 
     def touch(self) -> None:
         """Raise the data version although nothing changed, so that name servers take the table again."""
-        self._commit(self._topics)
+        self._commit(self._topics, [])
 
     def auto_create(self, name: str, *, default_topic: str, queue_nums: int, sys_flag: int = 0) -> TopicConfig | None:
         """Create the topic of a send after the settings of `default_topic`; None if that is not allowed.
@@ -268,16 +280,29 @@ class TopicTable:
         except ProtocolError as error:
             raise StoreError(f"{self._path}: {error}") from error
 
-    def _commit(self, before: dict[str, TopicConfig]) -> None:
-        """Write the table with a new version. If the disk refuses, nothing has changed."""
+    def _commit(self, before: dict[str, TopicConfig], changed: list[str]) -> None:
+        """Have the table written with a new version. If the disk refuses at once, nothing has changed."""
         version = self.data_version
         self.data_version = version.next_version(self._wall_ms())
+        for name in changed:
+            self._texts.pop(name, None)
         try:
-            if self._path is not None:
-                save_json(self._path, dumps(self.to_body()))
+            self.file.changed()
         except BaseException:
             self._topics, self.data_version = before, version
             raise
+        if not self.file.is_saved:
+            self._unsaved.update(changed)
+
+    def _freeze(self) -> Callable[[], bytes]:
+        body = self.to_body()
+        return lambda: dumps(body)
+
+    def _all_saved(self) -> None:
+        """Everything is on disk: the hot road may have the topics that are new."""
+        unsaved, self._unsaved = self._unsaved, set()
+        for topic in filter(None, map(self._topics.get, unsaved)):
+            self._tell_store(topic)
 
     def _tell_store(self, topic: TopicConfig) -> None:
         self._store.set_topic(
@@ -291,6 +316,8 @@ class TopicTable:
     def _store_flags(self, topic: TopicConfig) -> int:
         flags = TOPIC_MULTI_TAG if is_multi_tag(topic) else 0
         name = topic.topic_name
+        if name in self._unsaved:
+            return flags
         ordinary = not (
             names.is_retry_topic(name)
             or names.is_dlq_topic(name)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from fastmq.protocol._json_text import (
     MAX_DEPTH,
     JsonError,
+    JsonText,
     ToJson,
     dumps,
     dumps_text,
@@ -144,6 +145,7 @@ __all__ = [
     "HaRuntimeInfo",
     "HeartbeatData",
     "JsonError",
+    "JsonText",
     "KVTable",
     "LockBatchBody",
     "LockBatchResponseBody",

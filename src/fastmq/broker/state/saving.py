@@ -1,0 +1,133 @@
+"""When a table of the broker reaches its file: at once, or in a thread while the broker runs.
+
+Writing a table takes three fsyncs (`store/tables.py`): milliseconds on a quiet disk, much more beside a busy log, and
+nobody else is served on the trio thread meanwhile. Therefore:
+
+    state      left by                 a change of the table
+    at once    `run` starts            is written before `changed` returns; OSError if the disk refuses
+    behind     `run` ends              is noted; the task writes the newest state in a thread, one write for all changes
+                                       that came while the last one was under way
+
+What a client is told to be done must be on disk. `is_saved` and `wait_saved` are for those who answer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from fastmq.broker.state import nothing
+from fastmq.errors import StoreError
+from fastmq.store.tables import save_json
+
+log = logging.getLogger("fastmq.broker.tables")
+
+RETRY_S: Final = 1.0  # after the disk has refused
+Freeze = Callable[[], Callable[[], bytes]]
+"""Takes the state of a table as it is now; what it gives back makes the text of that, in any thread."""
+
+
+class TableFile:
+    """The file of one table. `path=None`: there is none, everything counts as saved.
+
+    `on_saved` is called on the trio thread when all changes so far have reached the disk.
+    """
+
+    def __init__(
+        self,
+        path: str | None,
+        freeze: Freeze,
+        *,
+        on_saved: Callable[[], None] = nothing,
+        save: Callable[[str, bytes], None] = save_json,
+    ) -> None:
+        self._path = path
+        self._freeze = freeze
+        self._on_saved = on_saved
+        self._save = save
+        self._running = False
+        self._failing = False
+        self._changes = 0
+        self._saved = self._tried = 0  # changes that are on disk; that a write, good or bad, has ended for
+        self._dirty = trio.Event()
+        self._outcome = trio.Event()  # set when the next write ends
+
+    @property
+    def changes(self) -> int:
+        """How often the table has changed."""
+        return self._changes
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether the file has every change."""
+        return self._saved == self._changes
+
+    def changed(self) -> None:
+        """The table has changed. While no task runs it is written here and now: OSError if the disk refuses."""
+        self._changes += 1
+        if self._running:
+            self._dirty.set()
+            return
+        try:
+            self.persist()
+        except BaseException:
+            self._changes -= 1
+            raise
+
+    def persist(self) -> None:
+        """Write what is not written yet, here and now. OSError."""
+        if not self.is_saved:
+            number = self._changes
+            if self._path is not None:
+                self._save(self._path, self._freeze()())
+            self._saved = self._tried = number
+
+    async def wait_saved(self) -> None:
+        """Wait until every change made before this call is on disk. StoreError if the disk refuses."""
+        wanted = self._changes
+        while self._tried < wanted:
+            await self._outcome.wait()
+        if self._saved < wanted:
+            raise StoreError(f"{self._path} cannot be written")
+
+    async def run(self) -> None:
+        """Write changes until cancelled. What is left then is for `persist`."""
+        self._running = True
+        try:
+            while True:
+                await self._dirty.wait()
+                await self._write()
+        finally:
+            self._running = False
+
+    async def _write(self) -> None:
+        """One write of the newest state, and what follows from its outcome."""
+        self._dirty = trio.Event()
+        number, path, text = self._changes, self._path, self._freeze()
+        try:
+            if path is not None:
+                await trio.to_thread.run_sync(lambda: self._save(path, text()))
+        except OSError as error:
+            if not self._failing:
+                log.error("%s cannot be written, trying again every %g s: %s", path, RETRY_S, error)
+            self._failing = True
+            self._tell(number)
+            await trio.sleep(RETRY_S)
+            self._dirty.set()
+            return
+        if self._failing:
+            log.warning("%s is written again", path)
+        self._failing = False
+        self._saved = number
+        if self.is_saved:
+            self._on_saved()
+        self._tell(number)
+
+    def _tell(self, tried: int) -> None:
+        """Wake those who wait: all changes up to this one were tried."""
+        self._tried = tried
+        outcome, self._outcome = self._outcome, trio.Event()
+        outcome.set()
