@@ -6,9 +6,14 @@
            end of the turn: one append for all of the turn's messages; staged replies leave,
            or are parked under the log offset that has to be flushed first
 
-Parts: `_reactor/os.pxi` (system calls, locks, buffers), `header.pxi` (request headers in place), `send.pxi` (what a plain
-send is and how it is answered), `produce.pxi` (the turn's batch), `park.pxi` (replies that wait for a flush), `pull.pxi`
-and `consume.pxi` (pulls, held pulls, offset commits). This file holds connections, the turn and the face Python sees.
+Parts, all in `_reactor/`:
+    os.pxi          system calls, locks, buffers            header.pxi   request headers read in place
+    types.pxi       structs, bounds                         send.pxi     what a plain send is and how it is answered
+    connection.pxi  the table of connections                produce.pxi  the turn's batch
+    cold.pxi        frames for Python                       park.pxi     replies that wait for a flush
+    output.pxi      what leaves                             pull.pxi     what a pull is and how it is answered
+    turn.pxi        receive, split, serve: one turn         consume.pxi  pulls, held pulls, offset commits
+This file holds the state and the face that Python sees.
 
 Threads: one thread calls `turn` (its own, or trio's); every other method may be called from any thread. All state is
 guarded by one lock in order of arrival, which the turn gives back while it waits for events. The store's lock is
@@ -26,80 +31,11 @@ include "_reactor/os.pxi"
 include "_reactor/header.pxi"
 include "_reactor/send.pxi"
 include "_reactor/pull.pxi"
+include "_reactor/types.pxi"
 
 from fastmq.errors import UsageError
 
 RESUMED = 1 << 16
-
-cdef enum:
-    ST_OK = 0
-    ST_NEED_COMMIT = 1
-    ST_FLUSH_FAILED = 8
-    CODE_FLUSH_DISK_TIMEOUT = 10
-
-    EVENTS_A_TURN = 512
-    RECEIVE_BYTES = 512 * 1024      # the turn's receive buffer, shared by all connections
-    LARGE_FRAME = 256 * 1024        # a frame above this is received into memory of its own
-    SLOT_BITS = 20
-    SLOT_MASK = (1 << SLOT_BITS) - 1
-    CONNECTIONS_MAX = 1 << SLOT_BITS
-
-    OUTPUT_PAUSE_BYTES = 4 * 1024 * 1024    # above it a connection is not read until it has taken its replies
-    COLD_PAUSE_BYTES = 8 * 1024 * 1024      # above it a connection is not read until Python has caught up
-    PARKED_PAUSE = 20000                    # replies of one connection that wait for a flush
-
-    # connection ids of the reactor's own descriptors; ids of connections begin at 1 << SLOT_BITS
-    TAG_WAKE = 0
-    TAG_FLUSH = 1
-    TAG_MOVED = 2
-
-    # of the service number of a cold item: a pull that was held here and is to be processed once more
-    RESUMED_BIT = 1 << 16
-
-cdef struct Connection:
-    int fd
-    int64_t id                      # generation << SLOT_BITS | slot
-    int32_t service
-    uint32_t events                 # what epoll watches
-    Buffer input                    # an incomplete frame; empty while the connection is idle
-    uint32_t large_frame            # length of the large frame `input` is being filled with, or 0
-    Buffer output
-    int64_t active_ms
-    int32_t cold_sends              # sends that Python still works on: until they are done no send may overtake them
-    int32_t cold_consumes           # the same for pulls and offset commits
-    HeldPull* held                  # the first of its held pulls
-    int32_t parked
-    size_t cold_bytes
-    bint dirty                      # on the turn's list of connections with fresh output
-    bint closing                    # closes once its output is written
-    uint8_t host[20]
-    int32_t host_length
-
-cdef struct ColdItem:
-    int64_t connection
-    int32_t service
-    uint32_t length                 # 0: the connection closed
-    uint8_t* frame
-
-# A reply of this turn, in the turn's arena, that waits for the turn's append (and then perhaps for a flush).
-cdef struct Staged:
-    int64_t connection
-    uint32_t offset
-    int32_t length
-    int32_t opaque
-    int32_t serialize
-    bint oneway
-
-# Replies that wait until the log is flushed up to `target`. One allocation a turn.
-cdef struct Parked:
-    Parked* next
-    int64_t target
-    int64_t deadline_ms
-    int32_t count
-    Staged* replies
-    uint8_t* arena
-    uint8_t* failure                # a whole frame (replies parked by Python); NULL: made from the policy
-    int32_t failure_length
 
 
 @cython.final
@@ -197,7 +133,7 @@ cdef class Reactor:
     def __dealloc__(self):
         cdef int32_t i
         if not self.closed:
-            self.release_all()
+            release_all(self)
         for i in range(self.cold_count):
             free(self.cold[i].frame)
         free(self.cold)
@@ -216,242 +152,25 @@ cdef class Reactor:
         pthread_mutex_destroy(&self.lock.gate)
         pthread_mutex_destroy(&self.lock.held)
 
-    cdef void release_all(self) noexcept:
-        cdef int32_t i
-        cdef Parked* block
-        cdef Progress* progress
-        self.closed = True
-        revoke_all(self)
-        for i in range(self.slot_count):
-            if self.slots[i] != NULL:
-                drop_held(self, self.slots[i])
-                c_close(self.slots[i].fd)
-                buffer_free(&self.slots[i].input)
-                buffer_free(&self.slots[i].output)
-                free(self.slots[i])
-                self.slots[i] = NULL
-        self.slot_count = 0
-        while self.parked_head != NULL:
-            block = self.parked_head
-            self.parked_head = block.next
-            parked_free(block)
-        self.parked_tail = NULL
-        for i in range(TABLE_SLOTS):
-            while self.progress[i] != NULL:
-                progress = self.progress[i]
-                self.progress[i] = progress.chain
-                free(progress.by_queue)
-                free(progress.name)
-                free(progress)
-        self.changed = NULL
-        for fd in (self.epoll_fd, self.wake_fd, self.cold_fd):
-            if fd >= 0:
-                c_close(fd)
-        self.epoll_fd = self.wake_fd = self.cold_fd = -1
-
     def close(self):
         """Close every connection and descriptor. Nothing may be inside `turn` or `run` any more."""
         fair_lock(&self.lock)
         if not self.closed:
-            self.release_all()
+            release_all(self)
         fair_unlock(&self.lock)
 
     # --- connections ------------------------------------------------------------------------------------------------
-
-    cdef inline Connection* find(self, int64_t connection) noexcept nogil:
-        cdef int64_t slot = connection & SLOT_MASK
-        cdef Connection* c
-        if slot >= self.slot_count:
-            return NULL
-        c = self.slots[slot]
-        if c == NULL or c.id != connection:
-            return NULL
-        return c
 
     def add(self, int fd, int service):
         """Take over a connected, non-blocking socket; returns the id its frames come with."""
         cdef int64_t result
         with nogil:
             fair_lock(&self.lock)
-            result = self.add_locked(fd, service)
+            result = connection_add(self, fd, service)
             fair_unlock(&self.lock)
         if result < 0:
             raise OSError(-result, "the connection cannot be added to the reactor")
         return result
-
-    cdef int64_t add_locked(self, int fd, int32_t service) noexcept nogil:
-        cdef int32_t slot, capacity
-        cdef Connection* c
-        cdef Connection** slots
-        cdef int32_t* numbers
-        cdef epoll_event event
-        if self.closed or self.slot_count == CONNECTIONS_MAX:
-            return -24
-        if self.free_count:
-            slot = self.free_slots[self.free_count - 1]
-        else:
-            slot = self.slot_count
-            if slot == self.slot_capacity:
-                capacity = 64 if slot == 0 else slot * 2
-                slots = <Connection**>realloc(self.slots, capacity * sizeof(Connection*))
-                if slots == NULL:
-                    return -12
-                self.slots = slots
-                numbers = <int32_t*>realloc(self.free_slots, capacity * sizeof(int32_t))
-                if numbers == NULL:
-                    return -12
-                self.free_slots = numbers
-                numbers = <int32_t*>realloc(self.dirty, capacity * sizeof(int32_t))
-                if numbers == NULL:
-                    return -12
-                self.dirty = numbers
-                self.slot_capacity = capacity
-        c = <Connection*>calloc(1, sizeof(Connection))
-        if c == NULL:
-            return -12
-        c.fd = fd
-        c.id = (self.generation << SLOT_BITS) | slot
-        c.service = service
-        c.events = EPOLLIN
-        c.active_ms = monotonic_ms()
-        read_peer(c)
-        event.events = EPOLLIN
-        event.data.u64 = <uint64_t>c.id
-        if epoll_ctl(self.epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0:
-            free(c)
-            return -errno
-        self.generation += 1
-        if self.free_count:
-            self.free_count -= 1
-        else:
-            self.slot_count += 1
-        self.slots[slot] = c
-        return c.id
-
-    cdef void close_locked(self, Connection* c) noexcept nogil:
-        """End a connection; Python learns of it behind the frames it sent before."""
-        cdef int32_t slot = <int32_t>(c.id & SLOT_MASK)
-        if c.held != NULL:
-            # letting go of pulls takes the store's lock, which an open batch of this turn holds
-            finish_batch(self)
-            drop_held(self, c)
-        self.add_cold(c, NULL, 0)
-        c_close(c.fd)
-        buffer_free(&c.input)
-        buffer_free(&c.output)
-        self.slots[slot] = NULL
-        self.free_slots[self.free_count] = slot
-        self.free_count += 1
-        free(c)
-
-    cdef void set_events(self, Connection* c) noexcept nogil:
-        """Watch what the state of the connection asks for: reading is paused over a bound, writing only when needed."""
-        cdef epoll_event event
-        cdef uint32_t wanted = 0
-        cdef size_t output = buffer_length(&c.output)
-        # over the bound of all, who has frames waiting is not read on; take_cold goes through exactly these
-        if (output < OUTPUT_PAUSE_BYTES and c.cold_bytes < COLD_PAUSE_BYTES and c.parked < PARKED_PAUSE
-                and not c.closing and (c.cold_bytes == 0 or self.cold_total < self.max_cold_bytes)):
-            wanted |= EPOLLIN
-        if output:
-            wanted |= EPOLLOUT
-        if wanted != c.events:
-            c.events = wanted
-            event.events = wanted
-            event.data.u64 = <uint64_t>c.id
-            epoll_ctl(self.epoll_fd, EPOLL_CTL_MOD, c.fd, &event)
-
-    cdef bint add_cold(self, Connection* c, const uint8_t* frame, uint32_t length) noexcept nogil:
-        cdef ColdItem* items
-        cdef ColdItem* item
-        cdef int32_t capacity
-        if self.cold_count == self.cold_capacity:
-            capacity = 256 if self.cold_capacity == 0 else self.cold_capacity * 2
-            items = <ColdItem*>realloc(self.cold, capacity * sizeof(ColdItem))
-            if items == NULL:
-                return False
-            self.cold = items
-            self.cold_capacity = capacity
-        item = &self.cold[self.cold_count]
-        item.connection = c.id
-        item.service = c.service
-        item.length = length
-        item.frame = NULL
-        if length:
-            item.frame = <uint8_t*>malloc(length)
-            if item.frame == NULL:
-                return False
-            memcpy(item.frame, frame, length)
-            c.cold_bytes += length
-            self.cold_total += length
-        self.cold_count += 1
-        return True
-
-    cdef void add_cold_again(self, Connection* c, const uint8_t* frame, uint32_t length) noexcept nogil:
-        """A pull that was held here and that Python has to process once more."""
-        if self.add_cold(c, frame, length):
-            self.cold[self.cold_count - 1].service |= RESUMED_BIT
-            c.cold_consumes += 1
-
-    cdef inline void tell_python(self) noexcept nogil:
-        cdef uint64_t one = 1
-        if self.cold_count and not self.cold_told:
-            self.cold_told = True
-            c_write(self.cold_fd, &one, 8)
-
-    # --- writing ----------------------------------------------------------------------------------------------------
-
-    cdef void queue_output(self, Connection* c, const uint8_t* data, size_t length) noexcept nogil:
-        """Bytes for the end of the turn."""
-        if not buffer_append(&c.output, data, length):
-            c.closing = True
-            c.output.begin = c.output.end
-        if not c.dirty:
-            c.dirty = True
-            self.dirty[self.dirty_count] = <int32_t>(c.id & SLOT_MASK)
-            self.dirty_count += 1
-
-    cdef bint write_output(self, Connection* c) noexcept nogil:
-        """Write what the socket takes. False: the connection was closed."""
-        cdef ssize_t n
-        cdef size_t length = buffer_length(&c.output)
-        while length:
-            n = c_send(c.fd, c.output.data + c.output.begin, length, MSG_NOSIGNAL | MSG_DONTWAIT)
-            if n < 0:
-                if errno == EINTR:
-                    continue
-                if errno == EAGAIN:
-                    break
-                self.close_locked(c)
-                return False
-            self.sent_bytes += n
-            c.active_ms = self.now_ms
-            c.output.begin += n
-            length -= n
-        if length == 0:
-            # a large answer leaves no large buffer behind
-            if c.output.capacity > 65536:
-                buffer_free(&c.output)
-            else:
-                c.output.begin = c.output.end = 0
-            if c.closing:
-                self.close_locked(c)
-                return False
-        elif length > self.max_output_bytes:
-            self.close_locked(c)
-            return False
-        self.set_events(c)
-        return True
-
-    cdef void write_dirty(self) noexcept nogil:
-        cdef int32_t i
-        cdef Connection* c
-        for i in range(self.dirty_count):
-            c = self.slots[self.dirty[i]]
-            if c != NULL and c.dirty:
-                c.dirty = False
-                self.write_output(c)
-        self.dirty_count = 0
 
     def send(self, int64_t connection, frame):
         """Queue bytes for a connection and write what its socket takes. False if it is gone."""
@@ -463,7 +182,7 @@ cdef class Reactor:
         cdef ssize_t n = 0
         with nogil:
             fair_lock(&self.lock)
-            c = self.find(connection)
+            c = connection_of(self, connection)
             if c != NULL and not c.closing:
                 self.now_ms = monotonic_ms()
                 result = True
@@ -476,11 +195,11 @@ cdef class Reactor:
                         n = 0
                 if <size_t>n < length:
                     if buffer_append(&c.output, bytes_data + n, length - n):
-                        result = self.write_output(c)
+                        result = write_output(self, c)
                     else:
-                        self.close_locked(c)
+                        connection_close(self, c)
                         result = False
-            self.tell_python()
+            tell_python(self)
             fair_unlock(&self.lock)
         return result
 
@@ -505,7 +224,7 @@ cdef class Reactor:
         with nogil:
             fair_lock(&self.lock)
             self.now_ms = monotonic_ms()
-            c = self.find(connection)
+            c = connection_of(self, connection)
             if c == NULL:
                 parked_free(block)
             else:
@@ -514,163 +233,23 @@ cdef class Reactor:
                     c_write(self.wake_fd, &one, 8)  # the turn may sleep for ever: it has a deadline to watch now
                 park(self, block)
                 release_parked(self)
-                self.write_dirty()
-                self.tell_python()
+                write_dirty(self)
+                tell_python(self)
             fair_unlock(&self.lock)
         return c != NULL
-
-    # --- frames -----------------------------------------------------------------------------------------------------
-
-    cdef void on_frame(self, Connection* c, const uint8_t* frame, uint32_t length) noexcept nogil:
-        cdef int32_t code = quick_code(frame, length)
-        self.frames += 1
-        if self.hot:
-            if code == CODE_SEND_MESSAGE_V2 or code == CODE_SEND_MESSAGE:
-                if try_hot_send(self, c, frame, length):
-                    return
-            elif is_consume_code(code) and self.store is not None and defer(self, c, frame, length):
-                return
-        if is_send_code(code):
-            c.cold_sends += 1
-        if not self.add_cold(c, frame, length):
-            c.closing = True
-
-    cdef int64_t frame_length(self, const uint8_t* data) noexcept nogil:
-        """Length of the frame whose 8 first bytes are at data, or -1 if this cannot be a frame."""
-        cdef uint32_t length = load_be32(data)
-        if length < 4 or length > self.max_frame_bytes - 4:
-            return -1
-        if data[4] > SERIALIZE_ROCKETMQ or (load_be32(data + 4) & 0xFFFFFF) > length - 4:
-            return -1
-        return <int64_t>length + 4
-
-    cdef bint on_readable(self, Connection* c) noexcept nogil:
-        """Receive once, take out whole frames, keep the rest. False: the connection was closed."""
-        cdef uint8_t* data = self.receive
-        cdef size_t kept = buffer_length(&c.input), total, used = 0
-        cdef ssize_t n
-        cdef int64_t length = 0
-        cdef Buffer large
-        if c.large_frame:
-            n = c_recv(c.fd, c.input.data + c.input.end, c.large_frame - c.input.end, MSG_DONTWAIT)
-        else:
-            if kept:
-                memcpy(data, c.input.data + c.input.begin, kept)
-            n = c_recv(c.fd, data + kept, RECEIVE_BYTES - kept, MSG_DONTWAIT)
-        if n <= 0:
-            if n < 0 and (errno == EAGAIN or errno == EINTR):
-                return True
-            self.close_locked(c)
-            return False
-        self.received_bytes += n
-        c.active_ms = self.now_ms
-        if c.large_frame:
-            c.input.end += n
-            if c.input.end == c.large_frame:
-                large = c.input
-                memset(&c.input, 0, sizeof(Buffer))
-                c.large_frame = 0
-                self.on_frame(c, large.data, <uint32_t>large.end)
-                buffer_free(&large)
-        else:
-            total = kept + n
-            while total - used >= 8:
-                length = self.frame_length(data + used)
-                if length < 0:
-                    # whoever breaks the framing cannot be understood any further
-                    self.close_locked(c)
-                    return False
-                if <size_t>length > total - used:
-                    break
-                self.on_frame(c, data + used, <uint32_t>length)
-                used += length
-                length = 0
-            c.input.begin = c.input.end = 0
-            kept = total - used
-            if kept == 0:
-                buffer_free(&c.input)
-            elif kept >= 8 and length > LARGE_FRAME:
-                buffer_free(&c.input)
-                if buffer_reserve(&c.input, length) == NULL:
-                    self.close_locked(c)
-                    return False
-                c.large_frame = <uint32_t>length
-                memcpy(c.input.data, data + used, kept)
-                c.input.end = kept
-            elif not buffer_append(&c.input, data + used, kept):
-                self.close_locked(c)
-                return False
-        if c.closing and buffer_length(&c.output) == 0:
-            self.close_locked(c)
-            return False
-        if c.cold_bytes >= COLD_PAUSE_BYTES or self.cold_total >= self.max_cold_bytes:
-            self.set_events(c)
-        return True
-
-    # --- the turn ---------------------------------------------------------------------------------------------------
-
-    cdef int32_t step(self, int timeout_ms) noexcept nogil:
-        cdef int count, i
-        cdef uint64_t tag, ignored
-        cdef Connection* c
-        cdef uint32_t events
-        cdef int64_t left
-        left = self.parked_deadline_ms
-        if self.held_deadline_ms and (left == 0 or self.held_deadline_ms < left):
-            left = self.held_deadline_ms
-        if left:
-            left -= monotonic_ms()
-            left = 1 if left < 1 else left
-            if timeout_ms < 0 or timeout_ms > left:
-                timeout_ms = <int>left
-        count = epoll_wait(self.epoll_fd, self.ready, EVENTS_A_TURN, timeout_ms)
-        fair_lock(&self.lock)
-        self.now_ms = monotonic_ms()
-        self.turns += 1
-        for i in range(count):
-            tag = self.ready[i].data.u64
-            events = self.ready[i].events
-            if tag == TAG_WAKE:
-                c_read(self.wake_fd, &ignored, 8)
-                continue
-            if tag == TAG_FLUSH:
-                c_read(self.flush_fd, &ignored, 8)
-                continue
-            if tag == TAG_MOVED:
-                c_read(self.moved_fd, &ignored, 8)
-                continue
-            c = self.find(<int64_t>tag)
-            if c == NULL:
-                continue
-            if events & EPOLLOUT and not self.write_output(c):
-                continue
-            if events & (EPOLLIN | EPOLLHUP | EPOLLERR | EPOLLRDHUP):
-                self.on_readable(c)
-        finish_batch(self)
-        release_parked(self)
-        if self.store is not None:
-            serve_deferred(self)
-            wake_held(self)
-            answer_due(self, self.now_ms)
-            self.held_deadline_ms = self.heap.items[0].deadline_ms if self.heap.count else 0
-        self.write_dirty()
-        self.tell_python()
-        count = self.cold_count
-        fair_unlock(&self.lock)
-        return count
 
     def turn(self, int timeout_ms=0):
         """One turn; returns the number of cold items that wait."""
         cdef int32_t count
         with nogil:
-            count = self.step(timeout_ms)
+            count = run_turn(self, timeout_ms)
         return count
 
     def run(self):
         """Turns until `stop`: the body of the reactor's own thread."""
         with nogil:
             while not self.stopping:
-                self.step(-1)
+                run_turn(self, -1)
 
     def stop(self):
         """Make `run` return."""
@@ -695,10 +274,10 @@ cdef class Reactor:
             self.cold_told = False
             c_read(self.cold_fd, &ignored, 8)
             for i in range(count):
-                c = self.find(items[i].connection)
+                c = connection_of(self, items[i].connection)
                 if c != NULL and c.cold_bytes:
                     c.cold_bytes = 0
-                    self.set_events(c)
+                    set_events(self, c)
             fair_unlock(&self.lock)
         result = []
         for i in range(count):
@@ -716,7 +295,7 @@ cdef class Reactor:
         cdef Connection* c
         with nogil:
             fair_lock(&self.lock)
-            c = self.find(connection)
+            c = connection_of(self, connection)
             if c != NULL:
                 if is_send_code(code):
                     c.cold_sends -= c.cold_sends > 0
@@ -832,8 +411,8 @@ cdef class Reactor:
             self.now_ms = monotonic_ms()
             answer_due(self, 0x7FFFFFFFFFFFFFFF)
             self.held_deadline_ms = 0
-            self.write_dirty()
-            self.tell_python()
+            write_dirty(self)
+            tell_python(self)
             fair_unlock(&self.lock)
 
     def close_connection(self, int64_t connection):
@@ -841,14 +420,14 @@ cdef class Reactor:
         cdef Connection* c
         with nogil:
             fair_lock(&self.lock)
-            c = self.find(connection)
+            c = connection_of(self, connection)
             if c != NULL:
                 c.closing = True
                 if buffer_length(&c.output) == 0:
-                    self.close_locked(c)
+                    connection_close(self, c)
                 else:
-                    self.set_events(c)
-            self.tell_python()
+                    set_events(self, c)
+            tell_python(self)
             fair_unlock(&self.lock)
 
     def connections(self):
@@ -927,63 +506,10 @@ cdef class Reactor:
         }
 
 
-cdef bint is_send_code(int32_t code) noexcept nogil:
-    """Codes that append on behalf of a producer: their order within a connection is kept."""
-    return (code == CODE_SEND_MESSAGE or code == CODE_SEND_MESSAGE_V2 or code == 320 or code == 324 or code == 325
-            or code == 36)
-
-
-cdef bint is_consume_code(int32_t code) noexcept nogil:
-    """Codes by which a consumer reads and commits: their order within a connection is kept."""
-    return (code == CODE_PULL_MESSAGE or code == CODE_LITE_PULL_MESSAGE or code == CODE_UPDATE_CONSUMER_OFFSET
-            or code == CODE_QUERY_CONSUMER_OFFSET)
-
-
-cdef int32_t quick_code(const uint8_t* frame, uint32_t length) noexcept nogil:
-    """The request code where it is easy to see, -1 elsewhere. Every known client writes it first."""
-    cdef const uint8_t* p = frame + 8
-    cdef const uint8_t* end = frame + length
-    cdef int32_t code = 0
-    if frame[4] == SERIALIZE_ROCKETMQ:
-        return <int16_t>load_be16(p) if end - p >= 2 else -1
-    if end - p < 12 or memcmp(p, b'{"code":', 8) != 0:
-        return -1
-    p += 8
-    while p < end and c'0' <= p[0] <= c'9' and code < 1000000:
-        code = code * 10 + (p[0] - c'0')
-        p += 1
-    return code
-
-
-cdef void read_peer(Connection* c) noexcept nogil:
-    """The peer's address as the born host of its messages: IPv4, or IPv6 that is no mapped IPv4."""
-    cdef sockaddr_storage address
-    cdef socklen_t length = sizeof(address)
-    cdef sockaddr_in* v4
-    cdef sockaddr_in6* v6
-    cdef uint8_t mapped[12]
-    memset(c.host, 0, 20)
-    c.host_length = 8
-    memset(&address, 0, sizeof(address))
-    if getpeername(c.fd, <sockaddr*>&address, &length) < 0:
-        return
-    if address.ss_family == AF_INET:
-        v4 = <sockaddr_in*>&address
-        memcpy(c.host, &v4.sin_addr.s_addr, 4)
-        store_be32(c.host + 4, ntohs(v4.sin_port))
-    elif address.ss_family == AF_INET6:
-        v6 = <sockaddr_in6*>&address
-        memset(mapped, 0, 10)
-        mapped[10] = mapped[11] = 0xFF
-        if memcmp(v6.sin6_addr.s6_addr, mapped, 12) == 0:
-            memcpy(c.host, v6.sin6_addr.s6_addr + 12, 4)
-            store_be32(c.host + 4, ntohs(v6.sin6_port))
-        else:
-            memcpy(c.host, v6.sin6_addr.s6_addr, 16)
-            store_be32(c.host + 16, ntohs(v6.sin6_port))
-            c.host_length = 20
-
-
+include "_reactor/connection.pxi"
+include "_reactor/cold.pxi"
+include "_reactor/output.pxi"
 include "_reactor/park.pxi"
 include "_reactor/produce.pxi"
 include "_reactor/consume.pxi"
+include "_reactor/turn.pxi"

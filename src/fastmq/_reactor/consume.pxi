@@ -119,13 +119,13 @@ cdef void serve_deferred(Reactor r) noexcept nogil:
         frame = r.deferred.data + at + 8
         length = load_be32(frame) + 4
         at += length + 8
-        c = r.find(connection)
+        c = connection_of(r, connection)
         if c == NULL:
             continue
         if c.cold_consumes == 0 and try_hot_consume(r, c, frame, length):
             continue
         c.cold_consumes += 1
-        if not r.add_cold(c, frame, length):
+        if not add_cold(r, c, frame, length):
             c.closing = True
     r.deferred.begin = r.deferred.end = 0
     if r.deferred.capacity > (1 << 20):
@@ -257,7 +257,7 @@ cdef void answer_pull(Reactor r, Connection* c, const PullHeader* header, const 
         if skip >= parts[i].iov_len:
             skip -= parts[i].iov_len
         else:
-            r.queue_output(c, <const uint8_t*>parts[i].iov_base + skip, parts[i].iov_len - skip)
+            queue_output(r, c, <const uint8_t*>parts[i].iov_base + skip, parts[i].iov_len - skip)
             skip = 0
 
 
@@ -330,7 +330,7 @@ cdef bint hold_pull(Reactor r, Connection* c, const PullHeader* header, PullGran
 
 cdef void unlink_pull(Reactor r, HeldPull* pull) noexcept nogil:
     """Take a pull out of all lists; the caller frees it."""
-    cdef Connection* c = r.find(pull.connection)
+    cdef Connection* c = connection_of(r, pull.connection)
     cdef HeldQueue* held = pull.queue
     heap_remove(&r.heap, pull)
     if pull.previous_in_queue != NULL:
@@ -380,14 +380,14 @@ cdef void drop_held(Reactor r, Connection* c) noexcept nogil:
 cdef void resume_pull(Reactor r, HeldPull* pull) noexcept nogil:
     """Process an unlinked pull once more and answer it, whatever comes out. Python does it if its grant is gone."""
     cdef PullHeader header
-    cdef Connection* c = r.find(pull.connection)
+    cdef Connection* c = connection_of(r, pull.connection)
     cdef bint served = False
     if c != NULL:
         if (pull.grant.alive and read_header(pull.frame, &r.raw)
                 and read_pull(&r.raw, &header)):
             served = run_pull(r, c, &header, pull.grant, pull.of_queue, pull.frame, pull.frame_length, False)
         if not served:
-            r.add_cold_again(c, pull.frame, pull.frame_length)
+            add_cold_again(r, c, pull.frame, pull.frame_length)
     free_pull(pull)
 
 

@@ -45,30 +45,30 @@ cdef void release_parked(Reactor r) noexcept nogil:
             r.parked_tail = NULL
         for i in range(block.count):
             reply = &block.replies[i]
-            c = r.find(reply.connection)
+            c = connection_of(r, reply.connection)
             if c == NULL:
                 continue
             c.parked -= 1
             if reply.oneway:
                 continue
             if block.target <= flushed:
-                r.queue_output(c, block.arena + reply.offset, reply.length)
+                queue_output(r, c, block.arena + reply.offset, reply.length)
             elif failed != ST_OK:
                 if block.failure != NULL:
-                    r.queue_output(c, block.failure, block.failure_length)
+                    queue_output(r, c, block.failure, block.failure_length)
                 else:
                     length = put_failure_reply(frame, &r.policy, &r.policy.failures[failed & 15],
                                                reply.serialize, reply.opaque)
-                    r.queue_output(c, frame, length)
+                    queue_output(r, c, frame, length)
             elif reply.length + 1 <= <int32_t>sizeof(frame):
                 length = patch_code(frame, block.arena + reply.offset, reply.length, CODE_FLUSH_DISK_TIMEOUT)
-                r.queue_output(c, frame, length)
+                queue_output(r, c, frame, length)
             else:
                 long_frame = <uint8_t*>malloc(reply.length + 1)
                 if long_frame != NULL:
                     length = patch_code(long_frame, block.arena + reply.offset, reply.length,
                                         CODE_FLUSH_DISK_TIMEOUT)
-                    r.queue_output(c, long_frame, length)
+                    queue_output(r, c, long_frame, length)
                     free(long_frame)
         parked_free(block)
     r.parked_deadline_ms = 0 if r.parked_head == NULL else r.parked_head.deadline_ms

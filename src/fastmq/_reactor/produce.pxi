@@ -19,7 +19,7 @@ cdef void finish_batch(Reactor r) noexcept nogil:
             memcpy(block.arena, r.arena.data + r.arena.begin, buffer_length(&r.arena))
             block.target = r.store.written_offset()
             for i in range(r.staged_count):
-                c = r.find(r.staged[i].connection)
+                c = connection_of(r, r.staged[i].connection)
                 if c != NULL:
                     c.parked += 1
             park(r, block)
@@ -27,15 +27,15 @@ cdef void finish_batch(Reactor r) noexcept nogil:
     else:
         for i in range(r.staged_count):
             reply = &r.staged[i]
-            c = r.find(reply.connection)
+            c = connection_of(r, reply.connection)
             if c == NULL or reply.oneway:
                 continue
             if status == ST_OK:
-                r.queue_output(c, r.arena.data + r.arena.begin + reply.offset, reply.length)
+                queue_output(r, c, r.arena.data + r.arena.begin + reply.offset, reply.length)
             else:
                 length = put_failure_reply(frame, &r.policy, &r.policy.failures[status & 15],
                                            reply.serialize, reply.opaque)
-                r.queue_output(c, frame, length)
+                queue_output(r, c, frame, length)
     r.staged_count = 0
     r.arena.begin = r.arena.end = 0
 

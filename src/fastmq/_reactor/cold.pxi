@@ -1,0 +1,69 @@
+# The cold list: frames that Python serves. All under the reactor's lock.
+
+cdef bint is_send_code(int32_t code) noexcept nogil:
+    """Codes that append on behalf of a producer: their order within a connection is kept."""
+    return (code == CODE_SEND_MESSAGE or code == CODE_SEND_MESSAGE_V2 or code == 320 or code == 324 or code == 325
+            or code == 36)
+
+
+cdef bint is_consume_code(int32_t code) noexcept nogil:
+    """Codes by which a consumer reads and commits: their order within a connection is kept."""
+    return (code == CODE_PULL_MESSAGE or code == CODE_LITE_PULL_MESSAGE or code == CODE_UPDATE_CONSUMER_OFFSET
+            or code == CODE_QUERY_CONSUMER_OFFSET)
+
+
+cdef int32_t quick_code(const uint8_t* frame, uint32_t length) noexcept nogil:
+    """The request code where it is easy to see, -1 elsewhere. Every known client writes it first."""
+    cdef const uint8_t* p = frame + 8
+    cdef const uint8_t* end = frame + length
+    cdef int32_t code = 0
+    if frame[4] == SERIALIZE_ROCKETMQ:
+        return <int16_t>load_be16(p) if end - p >= 2 else -1
+    if end - p < 12 or memcmp(p, b'{"code":', 8) != 0:
+        return -1
+    p += 8
+    while p < end and c'0' <= p[0] <= c'9' and code < 1000000:
+        code = code * 10 + (p[0] - c'0')
+        p += 1
+    return code
+
+
+cdef bint add_cold(Reactor r, Connection* c, const uint8_t* frame, uint32_t length) noexcept nogil:
+    cdef ColdItem* items
+    cdef ColdItem* item
+    cdef int32_t capacity
+    if r.cold_count == r.cold_capacity:
+        capacity = 256 if r.cold_capacity == 0 else r.cold_capacity * 2
+        items = <ColdItem*>realloc(r.cold, capacity * sizeof(ColdItem))
+        if items == NULL:
+            return False
+        r.cold = items
+        r.cold_capacity = capacity
+    item = &r.cold[r.cold_count]
+    item.connection = c.id
+    item.service = c.service
+    item.length = length
+    item.frame = NULL
+    if length:
+        item.frame = <uint8_t*>malloc(length)
+        if item.frame == NULL:
+            return False
+        memcpy(item.frame, frame, length)
+        c.cold_bytes += length
+        r.cold_total += length
+    r.cold_count += 1
+    return True
+
+
+cdef void add_cold_again(Reactor r, Connection* c, const uint8_t* frame, uint32_t length) noexcept nogil:
+    """A pull that was held here and that Python has to process once more."""
+    if add_cold(r, c, frame, length):
+        r.cold[r.cold_count - 1].service |= RESUMED_BIT
+        c.cold_consumes += 1
+
+
+cdef inline void tell_python(Reactor r) noexcept nogil:
+    cdef uint64_t one = 1
+    if r.cold_count and not r.cold_told:
+        r.cold_told = True
+        c_write(r.cold_fd, &one, 8)

@@ -1,0 +1,71 @@
+# Connections, what waits for Python, what waits for the end of the turn or for a flush; and the bounds of all of it.
+
+cdef enum:
+    ST_OK = 0
+    ST_NEED_COMMIT = 1
+    ST_FLUSH_FAILED = 8
+    CODE_FLUSH_DISK_TIMEOUT = 10
+
+    EVENTS_A_TURN = 512
+    RECEIVE_BYTES = 512 * 1024      # the turn's receive buffer, shared by all connections
+    LARGE_FRAME = 256 * 1024        # a frame above this is received into memory of its own
+    SLOT_BITS = 20
+    SLOT_MASK = (1 << SLOT_BITS) - 1
+    CONNECTIONS_MAX = 1 << SLOT_BITS
+
+    OUTPUT_PAUSE_BYTES = 4 * 1024 * 1024    # above it a connection is not read until it has taken its replies
+    COLD_PAUSE_BYTES = 8 * 1024 * 1024      # above it a connection is not read until Python has caught up
+    PARKED_PAUSE = 20000                    # replies of one connection that wait for a flush
+
+    # connection ids of the reactor's own descriptors; ids of connections begin at 1 << SLOT_BITS
+    TAG_WAKE = 0
+    TAG_FLUSH = 1
+    TAG_MOVED = 2
+
+    # of the service number of a cold item: a pull that was held here and is to be processed once more
+    RESUMED_BIT = 1 << 16
+
+cdef struct Connection:
+    int fd
+    int64_t id                      # generation << SLOT_BITS | slot
+    int32_t service
+    uint32_t events                 # what epoll watches
+    Buffer input                    # an incomplete frame; empty while the connection is idle
+    uint32_t large_frame            # length of the large frame `input` is being filled with, or 0
+    Buffer output
+    int64_t active_ms
+    int32_t cold_sends              # sends that Python still works on: until they are done no send may overtake them
+    int32_t cold_consumes           # the same for pulls and offset commits
+    HeldPull* held                  # the first of its held pulls
+    int32_t parked
+    size_t cold_bytes
+    bint dirty                      # on the turn's list of connections with fresh output
+    bint closing                    # closes once its output is written
+    uint8_t host[20]
+    int32_t host_length
+
+cdef struct ColdItem:
+    int64_t connection
+    int32_t service
+    uint32_t length                 # 0: the connection closed
+    uint8_t* frame
+
+# A reply of this turn, in the turn's arena, that waits for the turn's append (and then perhaps for a flush).
+cdef struct Staged:
+    int64_t connection
+    uint32_t offset
+    int32_t length
+    int32_t opaque
+    int32_t serialize
+    bint oneway
+
+# Replies that wait until the log is flushed up to `target`. One allocation a turn.
+cdef struct Parked:
+    Parked* next
+    int64_t target
+    int64_t deadline_ms
+    int32_t count
+    Staged* replies
+    uint8_t* arena
+    uint8_t* failure                # a whole frame (replies parked by Python); NULL: made from the policy
+    int32_t failure_length
