@@ -65,6 +65,8 @@ cdef class Reactor:
     cdef bint batch_open
     cdef Staged* staged
     cdef int32_t staged_count, staged_capacity
+    cdef Placed* placed                 # of one send
+    cdef int32_t placed_capacity
     cdef Buffer arena
     cdef uint8_t* scratch
     cdef RawHeader raw
@@ -144,6 +146,7 @@ cdef class Reactor:
         free(self.scratch)
         free(self.ready)
         free(self.staged)
+        free(self.placed)
         free(self.progress)
         free(self.held)
         free(self.heap.items)

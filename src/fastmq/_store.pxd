@@ -120,6 +120,8 @@ cdef class Store:
     #   hot_begin() takes the store's lock and stamps the time of the turn;
     #   hot_put() encodes one message into the turn's buffer and assigns its offsets, or returns
     #     ST_NEED_COMMIT (buffer or segment full: commit, begin, put again) or a refusal (nothing was placed);
+    #   hot_put_batch() does the same for a client batch (remoting's form) of `count` messages: contiguous, all or nothing;
+    #     `shared` is what they have in common, the rest of it is written over;
     #   hot_commit() writes everything placed since hot_begin with one pwrite, publishes it to the queues
     #     (ASYNC_FLUSH; under SYNC_FLUSH the flusher publishes after its fdatasync), wakes the flusher
     #     and releases the lock. On failure nothing of the batch exists: offsets are given back and every
@@ -127,6 +129,8 @@ cdef class Store:
     # `flush_target` after a commit is the log offset that must be flushed before the replies may go out.
     cdef int hot_begin(self) noexcept nogil
     cdef int hot_put(self, Topic* topic, int32_t queue_id, const MessageIn* message, Placed* placed) noexcept nogil
+    cdef int hot_put_batch(self, Topic* topic, int32_t queue_id, const uint8_t* batch, int64_t length,
+                           MessageIn* shared, int64_t count, Placed* placed) noexcept nogil
     cdef int hot_commit(self) noexcept nogil
     cdef Topic* topic_find(self, const char* name, size_t length) noexcept nogil
     cdef int64_t flushed_offset(self) noexcept nogil

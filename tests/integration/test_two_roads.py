@@ -12,6 +12,7 @@ import json
 import random
 import socket
 import string
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -239,10 +240,68 @@ def plain_ext(key: str, more: str, queue_id: int) -> dict[str, str]:
     }  # fmt: skip
 
 
+def batch_entry(body: bytes, properties: str, *, flag: int = 0, size: int = 0, stated: int = 0) -> bytes:
+    """One message of a batch; `size` and `stated` are added to the sizes that it states of itself and its body."""
+    text = properties.encode()
+    total = 22 + len(body) + len(text)
+    head = struct.pack(">iiiii", total + size, 0, 0, flag, len(body) + stated)
+    return head + body + struct.pack(">H", len(text)) + text
+
+
+def batch(opaque: int, entries: list[bytes], **changes: str) -> Command:
+    ext = {**plain_ext(f"BATCH{opaque:027}", "", 1), "m": "true", **changes}
+    return Command(320, opaque=opaque, ext=ext, body=b"".join(entries))
+
+
+def test_batches(roads: Roads) -> None:
+    for number in range(60):
+        entries = [
+            batch_entry(b"%d" % i * (1 + 37 * number), f"UNIQ_KEY\x01E{number}-{i}\x02TAGS\x01Tag{i % 3}\x02", flag=i)
+            for i in range(1 + number % 33)
+        ]
+        answer = decode_frame(roads.call(batch(number, entries, e=str(number % 4))))
+        assert answer.code == 0
+        assert len(answer.ext["msgId"].split(",")) == len(entries)
+        single = plain_ext(f"BETWEEN{number:025}", "", number % 4)
+        roads.call(Command(310, opaque=number, ext=single, body=b"between the batches"))
+    check_files(roads, 120)
+
+
+def test_what_is_no_ordinary_batch_takes_the_cold_road(roads: Roads) -> None:
+    plain = batch_entry(b"x", "TAGS\x01A\x02")
+    before = roads.hot.reactor.statistics()["hot_sends"]
+    for number, properties in enumerate([
+        "INNER_MULTI_DISPATCH\x01%LMQ%a,%LMQ%b\x02", "INNER_NUM\x012\x02", "DELAY\x013\x02", "TIMER_DELAY_SEC\x015\x02",
+        "TRAN_MSG\x01true\x02", "CLUSTER\x01x\x02", "POP_CK\x01x\x02", "TAGS\x01\u0422\x02", "TAGS\x01A", "TAGS",
+        "\x01v\x02",
+    ]):  # fmt: skip
+        roads.call(batch(number, [plain, batch_entry(b"y", properties), plain]))
+        roads.call(batch(number, [plain], i=f"UNIQ_KEY\x01B\x02{properties}"))
+    for entries in ([b"\0"], [plain, plain[:-1]], [plain + b"\0"], [batch_entry(b"x", "", size=-1)],
+                    [batch_entry(b"x", "", stated=1)], [batch_entry(b"x", "", size=1 << 30)],
+                    [batch_entry(b"x", "", stated=-2)], [plain] * 5000):  # fmt: skip
+        roads.call(batch(50, entries))
+    for changes in ({"f": "4"}, {"f": "128"}, {"e": "-1"}, {"e": "4"}, {"b": "%RETRY%g"}, {"b": "missing"}, {"j": "1"},
+                    {"i": "UNIQ_KEY\x01B\x02WAIT\x01false\x02"}):  # fmt: skip
+        roads.call(batch(60, [plain], **changes))
+    hot = roads.hot.reactor.statistics()["hot_sends"] - before
+    assert hot <= 2, "only the one that need not wait for a flush, and its like, may be hot"
+    check_files(roads, 0)
+
+
+def test_a_batch_never_crosses_segments(roads: Roads) -> None:
+    for number in range(40):
+        entries = [batch_entry(bytes([i]) * 3000, f"UNIQ_KEY\x01S{number}-{i}\x02") for i in range(20)]
+        roads.call(batch(number, entries))
+        roads.call(Command(310, opaque=number, ext=plain_ext(f"A{number:031}", "", 2), body=bytes(11_000)))
+    check_files(roads, 80)
+    assert len(list((roads.hot.folder / "commitlog").iterdir())) > 2
+
+
 ORDINARY_NAMES = st.sampled_from(["TAGS", "KEYS", "a", "prop", "x y", "INSTANCE_ID", "RETRY_TOPIC"])
 SPECIAL_NAMES = st.sampled_from(
     ["WAIT", "UNIQ_KEY", "DELAY", "TRAN_MSG", "MSG_REGION", "TRACE_ON", "CLUSTER", "POP_CK", "INNER_NUM",
-     "TIMER_DELAY_SEC", "__CRC32#", "DUP_INFO", "ключ", "TAGS", ""]
+     "TIMER_DELAY_SEC", "__CRC32#", "DUP_INFO", "INNER_MULTI_DISPATCH", "ключ", "TAGS", ""]
 )  # fmt: skip
 ORDINARY_VALUES = st.one_of(
     st.sampled_from(["true", "v", 'a"b', "back\\slash", "tab\t", "<&>", "/", "TagA || TagB"]),
@@ -255,7 +314,7 @@ NUMBERS = st.sampled_from(["0", "1", "3", "4", "-1", "7", "00", "2147483647", "2
 LONG_NAMES = {
     "a": "producerGroup", "b": "topic", "c": "defaultTopic", "d": "defaultTopicQueueNums", "e": "queueId",
     "f": "sysFlag", "g": "bornTimestamp", "h": "flag", "i": "properties", "j": "reconsumeTimes", "k": "unitMode",
-    "m": "batch",
+    "l": "maxReconsumeTimes", "m": "batch", "n": "bname",
 }  # fmt: skip
 ODDITIES = {
     "a": st.sampled_from(["", 'g"r']),
@@ -266,7 +325,10 @@ ODDITIES = {
     "g": st.sampled_from(["0", "-5", "9223372036854775807", "x"]),
     "h": st.sampled_from(["5", "-7", "2147483648"]),
     "j": st.sampled_from(["1", "-1", "x"]),
-    "m": st.sampled_from(["true", "FALSE", "1"]),
+    "k": st.sampled_from(["true", "x"]),
+    "l": st.sampled_from(["3", "-1", "x", ""]),
+    "m": st.sampled_from(["true", "FALSE", "True", "1", ""]),
+    "n": st.sampled_from(["broker", ""]),
 }
 
 
@@ -288,10 +350,17 @@ def send_frames(draw: st.DrawFn) -> bytes:
             ext.setdefault("i", "")
         else:
             ext[oddity] = draw(ODDITIES[oddity])
-    code = draw(st.sampled_from([310, 310, 10]))
+    code = draw(st.sampled_from([310, 310, 10, 320]))
+    body = draw(st.binary(max_size=40))
+    if code == 320 or ext.get("m") == "true":
+        entries = draw(st.lists(st.tuples(st.binary(max_size=9), ORDINARY_NAMES, ORDINARY_VALUES), max_size=4))
+        body = b"".join(batch_entry(data, f"{name}\x01{value}\x02") for data, name, value in entries)
+        if draw(st.integers(0, 3)) == 0:
+            body = body[: draw(st.integers(0, len(body)))]
+        ext["m"] = ext.get("m", "").replace("false", "true")
     if code == 10:
         ext = {LONG_NAMES[key]: value for key, value in ext.items()}
-    command = Command(code, opaque=draw(st.integers(0, 2**31 - 1)), ext=ext, body=draw(st.binary(max_size=40)))
+    command = Command(code, opaque=draw(st.integers(0, 2**31 - 1)), ext=ext, body=body)
     command.serialize = draw(st.sampled_from([0, 0, 1]))
     return encode_frame(command)
 

@@ -2,7 +2,7 @@
 
 cdef bint is_send_code(int32_t code) noexcept nogil:
     """Codes that append on behalf of a producer: their order within a connection is kept."""
-    return (code == CODE_SEND_MESSAGE or code == CODE_SEND_MESSAGE_V2 or code == 320 or code == 324 or code == 325
+    return (code == CODE_SEND_MESSAGE or code == CODE_SEND_MESSAGE_V2 or code == CODE_SEND_BATCH_MESSAGE or code == 324 or code == 325
             or code == 36)
 
 

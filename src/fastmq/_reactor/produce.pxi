@@ -1,4 +1,4 @@
-# The turn's batch: plain sends are placed in it one by one, and it ends with one append. All under the reactor's lock.
+# The turn's batch: plain sends and clients' batches are placed in it one by one, and it ends with one append. All under the reactor's lock.
 
 cdef void finish_batch(Reactor r) noexcept nogil:
     """Append what the turn placed; its replies leave, are parked, or become refusals."""
@@ -38,45 +38,16 @@ cdef void finish_batch(Reactor r) noexcept nogil:
                 queue_output(r, c, frame, length)
     r.staged_count = 0
     r.arena.begin = r.arena.end = 0
+    if r.arena.capacity > ARENA_KEPT_BYTES:
+        buffer_free(&r.arena)
 
 
-cdef bint try_hot_send(Reactor r, Connection* c, const uint8_t* frame, uint32_t length) noexcept nogil:
-    """Serve a frame on the hot road. False: nothing happened, it is a cold one."""
-    cdef SendHeader header
-    cdef PropertyView view
-    cdef MessageIn message
-    cdef Placed placed
-    cdef Topic* topic
+cdef bint batch_room(Reactor r, int32_t messages) noexcept nogil:
+    """Make sure that the answer to a send of so many messages, and where they are placed, has room."""
+    cdef int32_t capacity
     cdef Staged* staged
-    cdef uint8_t* room
-    cdef uint32_t header_length = load_be32(frame + 4) & 0xFFFFFF
-    cdef int32_t properties_length, status, body_length, capacity, attempt
-    cdef const uint8_t* header_end = frame + 8 + header_length
-    if not r.policy.enabled or c.service != r.policy.service or c.cold_sends:
-        return False
-    if not read_header(frame, &r.raw) or not read_send(&r.raw, &header):
-        return False
-    if header.batch or header.reconsume_times:
-        return False
-    if header.sys_flag & SYS_FLAG_COLD:
-        return False
-    body_length = <int32_t>(length - 8 - header_length)
-    if body_length < 1 or body_length > r.policy.max_message_bytes or header.properties.data == NULL:
-        return False
-    properties_length = unescape(&header.properties, r.scratch, SCRATCH_BYTES - 1)
-    if properties_length < 1:
-        return False
-    if r.scratch[properties_length - 1] != ITEM_SEPARATOR:
-        r.scratch[properties_length] = ITEM_SEPARATOR
-        properties_length += 1
-    if properties_length + r.policy.added_length > PROPERTIES_MAX:
-        return False
-    if not read_properties(r.scratch, properties_length, &view):
-        return False
-    if not view.waits and r.store.sync_flush():
-        return False
-    room = buffer_reserve(&r.arena, REPLY_MAX + POLICY_TEXT_MAX)
-    if room == NULL:
+    cdef Placed* placed
+    if buffer_reserve(&r.arena, REPLY_MAX + POLICY_TEXT_MAX + messages * (MESSAGE_ID_BYTES + 1)) == NULL:
         return False
     if r.staged_count == r.staged_capacity:
         capacity = 1024 if r.staged_capacity == 0 else r.staged_capacity * 2
@@ -85,14 +56,70 @@ cdef bint try_hot_send(Reactor r, Connection* c, const uint8_t* frame, uint32_t 
             return False
         r.staged = staged
         r.staged_capacity = capacity
+    if messages > r.placed_capacity:
+        capacity = 64
+        while capacity < messages:
+            capacity *= 2
+        placed = <Placed*>realloc(r.placed, capacity * sizeof(Placed))
+        if placed == NULL:
+            return False
+        r.placed = placed
+        r.placed_capacity = capacity
+    return True
 
-    message.body = header_end
-    message.body_len = body_length
-    message.properties = r.scratch
-    message.properties_len = properties_length
-    message.properties2 = r.policy.added
-    message.properties2_len = r.policy.added_length
-    message.flag = header.message_flag
+
+cdef bint try_hot_send(Reactor r, Connection* c, const uint8_t* frame, uint32_t length) noexcept nogil:
+    """Serve a frame on the hot road. False: nothing happened, it is a cold one."""
+    cdef SendHeader header
+    cdef PropertyView view
+    cdef MessageIn message
+    cdef Topic* topic
+    cdef Staged* staged
+    cdef uint32_t header_length = load_be32(frame + 4) & 0xFFFFFF
+    cdef int32_t properties_length = 0, status, body_length, attempt, count = 1
+    cdef const uint8_t* body = frame + 8 + header_length
+    if not r.policy.enabled or c.service != r.policy.service or c.cold_sends:
+        return False
+    if not read_header(frame, &r.raw) or not read_send(&r.raw, &header):
+        return False
+    if header.reconsume_times or header.sys_flag & SYS_FLAG_COLD:
+        return False
+    body_length = <int32_t>(length - 8 - header_length)
+    if body_length < 1 or body_length > r.policy.max_message_bytes:
+        return False
+    if header.properties.data != NULL:
+        properties_length = unescape(&header.properties, r.scratch, SCRATCH_BYTES - 1)
+        if properties_length < 0:
+            return False
+    if properties_length and r.scratch[properties_length - 1] != ITEM_SEPARATOR:
+        r.scratch[properties_length] = ITEM_SEPARATOR
+        properties_length += 1
+    if properties_length + r.policy.added_length > PROPERTIES_MAX:
+        return False
+    if not read_properties(r.scratch, properties_length, &view):
+        return False
+    if not view.waits and r.store.sync_flush():
+        return False
+    if header.batch:
+        # of a batch's own properties nothing is stored
+        count = plain_batch(body, body_length)
+        if count < 1 or header.topic.length > BATCH_TOPIC_MAX:
+            return False
+    elif view.unique_key == NULL:
+        return False
+    if not batch_room(r, count):
+        return False
+
+    message.properties2 = NULL
+    message.flag = 0
+    if not header.batch:
+        message.body = body
+        message.body_len = body_length
+        message.properties = r.scratch
+        message.properties_len = properties_length
+        message.properties2 = r.policy.added
+        message.properties2_len = r.policy.added_length
+        message.flag = header.message_flag
     message.born_timestamp_ms = header.born_timestamp_ms
     memcpy(message.born_host, c.host, 20)
     message.born_host_len = c.host_length
@@ -113,12 +140,14 @@ cdef bint try_hot_send(Reactor r, Connection* c, const uint8_t* frame, uint32_t 
         message.sys_flag = header.sys_flag & ~SYS_FLAG_HOSTS
         if topic.flags & TOPIC_MULTI_TAG:
             message.sys_flag |= SYS_FLAG_MULTI_TAGS
-        status = r.store.hot_put(topic, header.queue_id, &message, &placed)
+        if header.batch:
+            status = r.store.hot_put_batch(topic, header.queue_id, body, body_length, &message, count, r.placed)
+        else:
+            status = r.store.hot_put(topic, header.queue_id, &message, r.placed)
         if status != ST_NEED_COMMIT:
             break
         finish_batch(r)
-        room = buffer_reserve(&r.arena, REPLY_MAX + POLICY_TEXT_MAX)
-        if room == NULL:
+        if not batch_room(r, count):
             return False
     if status != ST_OK:
         return False
@@ -128,7 +157,7 @@ cdef bint try_hot_send(Reactor r, Connection* c, const uint8_t* frame, uint32_t 
     staged.opaque = header.opaque
     staged.serialize = header.serialize
     staged.oneway = header.oneway
-    staged.length = put_send_reply(room, &r.policy, &header, &view, header.queue_id, &placed)
+    staged.length = put_send_reply(r.arena.data + r.arena.end, &r.policy, &header, &view, r.placed, count)
     r.arena.end += staged.length
     r.staged_count += 1
     r.hot_sends += 1

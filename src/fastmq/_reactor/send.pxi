@@ -1,4 +1,4 @@
-# The hot road of SEND_MESSAGE and SEND_MESSAGE_V2: a plain message to an ordinary topic.
+# The hot road of SEND_MESSAGE, SEND_MESSAGE_V2 and SEND_BATCH_MESSAGE: plain messages to an ordinary topic.
 #
 # It must not differ from the cold road (broker/handlers/send.py) in one byte that a client or a file can see; whatever
 # it is not sure of it leaves alone by answering False, before anything was placed.
@@ -6,6 +6,7 @@
 cdef enum:
     CODE_SEND_MESSAGE = 10
     CODE_SEND_MESSAGE_V2 = 310
+    CODE_SEND_BATCH_MESSAGE = 320
 
     SCRATCH_BYTES = 33024           # properties of a message: at most 32,767 bytes and a final separator
     PROPERTIES_MAX = 32767
@@ -13,6 +14,10 @@ cdef enum:
     UNIQUE_KEY_MAX = 256
     POLICY_TEXT_MAX = 1024
     REPLY_MAX = 1024 + UNIQUE_KEY_MAX
+    MESSAGE_ID_BYTES = 32
+    BATCH_MAX = 4096                # messages of a batch; more than that: cold
+    BATCH_TOPIC_MAX = 127           # the broker's own limit for batches
+    BATCH_ENTRY_FIXED = 22          # bytes of an entry beside its body and properties
 
     FAILURE_STATUSES = 16
     FAILURE_REMARK_MAX = 256
@@ -57,7 +62,7 @@ cdef struct SendHeader:
     int64_t born_timestamp_ms
     int32_t message_flag
     int32_t reconsume_times
-    bint batch
+    bint batch                  # the body is a batch, whatever the code says
     uint32_t seen               # bit per required field
 
 cdef enum:
@@ -154,10 +159,8 @@ cdef bint send_set_field(SendHeader* header, uint8_t field, const Span* value) n
             return False
         header.reconsume_times = <int32_t>number
     elif field == c'm':
-        if value.length == 5 and memcmp(value.data, b"false", 5) == 0:
-            header.batch = False
-        else:
-            header.batch = True
+        header.batch = span_is(value, b"true", 4)
+        return header.batch or span_is(value, b"false", 5)
     return True
 
 
@@ -169,11 +172,11 @@ cdef bint read_send(const RawHeader* raw, SendHeader* header) noexcept nogil:
     header.serialize = raw.serialize
     header.oneway = (raw.flag & FLAG_ONEWAY) != 0
     for i in range(raw.count):
-        if not send_set_field(header, send_field(&raw.fields[i].key, raw.code == CODE_SEND_MESSAGE_V2),
+        if not send_set_field(header, send_field(&raw.fields[i].key, raw.code != CODE_SEND_MESSAGE),
                               &raw.fields[i].value):
             return False
+    header.batch = header.batch or raw.code == CODE_SEND_BATCH_MESSAGE
     return header.seen == SEEN_ALL_REQUIRED and not raw.flag & FLAG_RESPONSE
-
 
 
 cdef inline int32_t put_decimal(uint8_t* out, int64_t value) noexcept nogil:
@@ -288,28 +291,75 @@ cdef bint read_properties(const uint8_t* text, int32_t length, PropertyView* vie
             view.unique_key = value
             view.unique_key_length = value_length
         p = stop + 1
-    return view.unique_key != NULL
+    return True
 
 
-cdef int32_t put_send_reply(uint8_t* out, const SendPolicy* policy, const SendHeader* header,
-                            const PropertyView* view, int32_t queue_id, const Placed* placed) noexcept nogil:
-    """The frame that answers a send: queueId, transactionId, msgId, TRACE_ON, MSG_REGION, queueOffset."""
-    cdef uint8_t* p = out + 8
-    cdef uint8_t* ext
+cdef int32_t plain_batch(const uint8_t* p, int64_t length) noexcept nogil:
+    """Messages of a batch (size 4, magic 4, crc 4, flag 4, body length 4, body, properties length 2, properties each), or
+    -1 for anything that is not well formed or has properties that are not plain."""
+    cdef const uint8_t* end = p + length
+    cdef const uint8_t* at
+    cdef const uint8_t* value
+    cdef const uint8_t* stop
+    cdef int32_t count = 0
+    cdef int64_t size, body
+    while p < end:
+        if end - p < BATCH_ENTRY_FIXED or count == BATCH_MAX:
+            return -1
+        size = <int32_t>load_be32(p)
+        body = <int32_t>load_be32(p + 16)
+        if size < BATCH_ENTRY_FIXED or size > end - p or body < 0 or body > size - BATCH_ENTRY_FIXED:
+            return -1
+        at = p + 20 + body
+        if BATCH_ENTRY_FIXED + body + load_be16(at) != size:
+            return -1
+        at += 2
+        p += size
+        while at < p:
+            value = scan_property_text(at, p)
+            if value >= p or value[0] != NAME_SEPARATOR or value == at or property_is_cold(at, <int32_t>(value - at)):
+                return -1
+            stop = scan_property_text(value + 1, p)
+            if stop >= p or stop[0] != ITEM_SEPARATOR:
+                return -1
+            at = stop + 1
+        count += 1
+    return count
+
+
+cdef inline uint8_t* put_message_ids(uint8_t* p, const SendPolicy* policy, const Placed* placed,
+                                     int32_t count) noexcept nogil:
+    """Store host and log offset of each message in hex, with commas between them."""
     cdef uint8_t number[8]
-    cdef uint8_t text[24]
-    cdef int32_t length
-    store_be32(number, <uint32_t>(<uint64_t>placed.log_offset >> 32))
-    store_be32(number + 4, <uint32_t>placed.log_offset)
-    if header.serialize == SERIALIZE_JSON:
-        p = put_bytes(p, b'{"code":0,"extFields":{"queueId":"', 34)
-        p += put_decimal(p, queue_id)
-        p = put_bytes(p, b'","transactionId":"', 19)
-        p = put_bytes(p, view.unique_key, view.unique_key_length)
-        p = put_bytes(p, b'","msgId":"', 11)
+    cdef int32_t i
+    for i in range(count):
+        if i:
+            p[0] = c','
+            p += 1
+        store_be32(number, <uint32_t>(<uint64_t>placed[i].log_offset >> 32))
+        store_be32(number + 4, <uint32_t>placed[i].log_offset)
         p = put_bytes(p, policy.store_host_hex, 16)
         put_hex(p, number, 8)
         p += 16
+    return p
+
+
+cdef int32_t put_send_reply(uint8_t* out, const SendPolicy* policy, const SendHeader* header, const PropertyView* view,
+                            const Placed* placed, int32_t count) noexcept nogil:
+    """The frame that answers a send of so many messages: queueId, transactionId (if the send has a unique key), msgId,
+    TRACE_ON, MSG_REGION, queueOffset."""
+    cdef uint8_t* p = out + 8
+    cdef uint8_t* ext
+    cdef uint8_t text[24]
+    cdef int32_t length
+    if header.serialize == SERIALIZE_JSON:
+        p = put_bytes(p, b'{"code":0,"extFields":{"queueId":"', 34)
+        p += put_decimal(p, header.queue_id)
+        if view.unique_key != NULL:
+            p = put_bytes(p, b'","transactionId":"', 19)
+            p = put_bytes(p, view.unique_key, view.unique_key_length)
+        p = put_bytes(p, b'","msgId":"', 11)
+        p = put_message_ids(p, policy, placed, count)
         p = put_bytes(p, policy.reply_json, policy.reply_json_length)
         p += put_decimal(p, placed.queue_offset)
         p = put_bytes(p, b'"},"flag":1,"language":"JAVA","opaque":', 39)
@@ -324,17 +374,17 @@ cdef int32_t put_send_reply(uint8_t* out, const SendPolicy* policy, const SendHe
         store_be32(p + 13, 0)
         ext = p + 17
         p += 21
-        length = put_decimal(text, queue_id)
+        length = put_decimal(text, header.queue_id)
         p = put_bytes(p, b"\x00\x07queueId\x00\x00\x00", 12)
         p[0] = <uint8_t>length
         p = put_bytes(p + 1, text, length)
-        p = put_bytes(p, b"\x00\x0dtransactionId", 15)
-        store_be32(p, view.unique_key_length)
-        p = put_bytes(p + 4, view.unique_key, view.unique_key_length)
-        p = put_bytes(p, b"\x00\x05msgId\x00\x00\x00\x20", 11)
-        p = put_bytes(p, policy.store_host_hex, 16)
-        put_hex(p, number, 8)
-        p += 16
+        if view.unique_key != NULL:
+            p = put_bytes(p, b"\x00\x0dtransactionId", 15)
+            store_be32(p, view.unique_key_length)
+            p = put_bytes(p + 4, view.unique_key, view.unique_key_length)
+        p = put_bytes(p, b"\x00\x05msgId", 7)
+        store_be32(p, count * (MESSAGE_ID_BYTES + 1) - 1)
+        p = put_message_ids(p + 4, policy, placed, count)
         p = put_bytes(p, policy.reply_binary, policy.reply_binary_length)
         length = put_decimal(text, placed.queue_offset)
         p = put_bytes(p, b"\x00\x0bqueueOffset\x00\x00\x00", 16)

@@ -4,7 +4,7 @@ cdef void on_frame(Reactor r, Connection* c, const uint8_t* frame, uint32_t leng
     cdef int32_t code = quick_code(frame, length)
     r.frames += 1
     if r.hot:
-        if code == CODE_SEND_MESSAGE_V2 or code == CODE_SEND_MESSAGE:
+        if code == CODE_SEND_MESSAGE_V2 or code == CODE_SEND_MESSAGE or code == CODE_SEND_BATCH_MESSAGE:
             if try_hot_send(r, c, frame, length):
                 return
         elif is_consume_code(code) and r.store is not None and defer(r, c, frame, length):

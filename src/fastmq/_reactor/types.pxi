@@ -15,6 +15,7 @@ cdef enum:
 
     OUTPUT_PAUSE_BYTES = 4 * 1024 * 1024    # above it a connection is not read until it has taken its replies
     COLD_PAUSE_BYTES = 8 * 1024 * 1024      # above it a connection is not read until Python has caught up
+    ARENA_KEPT_BYTES = 4 * 1024 * 1024      # of the replies of a turn; only large batches need more
     PARKED_PAUSE = 20000                    # replies of one connection that wait for a flush
 
     # connection ids of the reactor's own descriptors; ids of connections begin at 1 << SLOT_BITS

@@ -138,7 +138,7 @@ cdef int turn_put(Engine* e, Topic* topic, int32_t queue_id, const MessageIn* m,
         return ST_BAD_BATCH
     if topic.flags & TOPIC_MULTI_TAG:
         sys_flag |= SYS_MULTI_TAG
-    size = R_FIXED + m.body_len + topic.name_len + properties_len + (12 if m.born_host_len == 20 else 0) + (1 if v2 else 0)
+    size = record_fixed(topic.name_len, m) + m.body_len + properties_len
     if size > e.max_message + MAX_RECORD_EXTRA:
         return ST_RECORD_TOO_LARGE
     queue = queue_get(e, topic, queue_id)
@@ -210,15 +210,20 @@ cdef int turn_put(Engine* e, Topic* topic, int32_t queue_id, const MessageIn* m,
     return ST_OK
 
 
-cdef void turn_undo(Engine* e) noexcept nogil:
-    """Give back what this turn gave out."""
+cdef void turn_undo_to(Engine* e, int64_t pending_tail, int64_t used, int32_t count) noexcept nogil:
+    """Give back what this turn gave out since it stood there."""
     cdef Pending* pending
-    while e.pend_tail > e.turn_pending:
+    while e.pend_tail > pending_tail:
         e.pend_tail -= 1
         pending = &e.pending[e.pend_tail & (e.pend_room - 1)]
         pending.queue.next_offset -= 1
-    e.turn_used = 0
-    e.turn_count = 0
+    e.turn_used = used
+    e.turn_count = count
+
+
+cdef inline void turn_undo(Engine* e) noexcept nogil:
+    """Give back what this turn gave out."""
+    turn_undo_to(e, e.turn_pending, 0, 0)
 
 
 cdef int turn_write(Engine* e) noexcept nogil:
@@ -295,6 +300,11 @@ cdef int put_one(Engine* e, Topic* topic, int32_t queue_id, const MessageIn* m, 
     return result if result != ST_OK else status
 
 
+cdef inline int64_t record_fixed(int32_t topic_len, const MessageIn* m) noexcept nogil:
+    """Bytes of a record beside its body and properties."""
+    return R_FIXED + topic_len + (12 if m.born_host_len == 20 else 0) + (1 if topic_len > MAX_TOPIC_V1 else 0)
+
+
 cdef int64_t batch_count(const uint8_t* p, int64_t length, int64_t fixed, int64_t* bytes) noexcept nogil:
     """Messages in a client batch body, and the bytes of their records; -1 if it is malformed.
 
@@ -319,21 +329,21 @@ cdef int64_t batch_count(const uint8_t* p, int64_t length, int64_t fixed, int64_
     return count
 
 
-cdef int put_many(Engine* e, Topic* topic, int32_t queue_id, const uint8_t* batch, int64_t length, MessageIn* m,
-                  int64_t count, int64_t bytes, Placed* placed, int64_t* target) noexcept nogil:
-    """Append a client batch: contiguous in one segment, all or nothing. `m` holds what all of them share."""
-    cdef int status
-    cdef int result
-    cdef int64_t at = 0, i
+cdef int turn_put_batch(Engine* e, Topic* topic, int32_t queue_id, const uint8_t* batch, MessageIn* m, int64_t count,
+                        int64_t bytes, Placed* placed) noexcept nogil:
+    """Encode a client batch that batch_count has looked at: contiguous in one segment, all or nothing. `m` holds what
+    all of them share. A status other than ST_OK leaves the turn as it was."""
+    cdef int64_t at = 0, i = 0, pending_tail = e.pend_tail, used
+    cdef int32_t turn_count
+    cdef int result = refusal(e)
+    if result != ST_OK:
+        e.n_refused += 1
+        return result
     if bytes > e.max_message + MAX_RECORD_EXTRA:
         return ST_RECORD_TOO_LARGE
-    status = turn_begin(e)
-    if status != ST_OK:
-        return status
-    result = refusal(e)
-    if result == ST_OK:
-        result = turn_room_for(e, bytes)
-    i = 0
+    result = turn_room_for(e, bytes)
+    used = e.turn_used
+    turn_count = e.turn_count
     while result == ST_OK and i < count:
         m.flag = <int32_t> get32(batch + at + 12)
         m.body_len = <int32_t> get32(batch + at + 16)
@@ -345,7 +355,18 @@ cdef int put_many(Engine* e, Topic* topic, int32_t queue_id, const uint8_t* batc
         at += 22 + m.body_len + m.properties_len
         i += 1
     if result != ST_OK:
-        turn_undo(e)
+        turn_undo_to(e, pending_tail, used, turn_count)
+    return result
+
+
+cdef int put_many(Engine* e, Topic* topic, int32_t queue_id, const uint8_t* batch, MessageIn* m, int64_t count,
+                  int64_t bytes, Placed* placed, int64_t* target) noexcept nogil:
+    """Append a client batch as a turn of its own."""
+    cdef int status = turn_begin(e)
+    cdef int result
+    if status != ST_OK:
+        return status
+    result = turn_put_batch(e, topic, queue_id, batch, m, count, bytes, placed)
     target[0] = e.written + e.turn_used
     status = turn_commit(e)
     return result if result != ST_OK else status

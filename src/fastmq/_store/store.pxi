@@ -298,7 +298,7 @@ cdef class Store:
         cdef const uint8_t[::1] view
         cdef const uint8_t* data
         cdef bytes name = topic.encode()
-        cdef int64_t target = 0, count, length, bytes_ = 0, fixed
+        cdef int64_t target = 0, count, length, bytes_ = 0
         cdef int status
         cdef int32_t id32 = <int32_t> queue_id
         if e.closed:
@@ -314,8 +314,7 @@ cdef class Store:
         m.born_host_len = host_bytes(born_host[0], born_host[1], m.born_host)
         view = batch
         data = &view[0]
-        fixed = R_FIXED + len(name) + (12 if m.born_host_len == 20 else 0) + (1 if len(name) > MAX_TOPIC_V1 else 0)
-        count = batch_count(data, length, fixed, &bytes_)
+        count = batch_count(data, length, record_fixed(<int32_t> len(name), &m), &bytes_)
         if count <= 0:
             return ST_BAD_BATCH, []
         placed = <Placed*> malloc(count * sizeof(Placed))
@@ -326,7 +325,7 @@ cdef class Store:
             try:
                 t = topic_of(e, name)
                 with nogil:
-                    status = put_many(e, t, id32, data, length, &m, count, bytes_, placed, &target)
+                    status = put_many(e, t, id32, data, &m, count, bytes_, placed, &target)
             finally:
                 left(e)
             return status, [appended(status, &placed[i], target) for i in range(count)] if status == ST_OK else []
@@ -763,6 +762,13 @@ cdef class Store:
 
     cdef int hot_put(self, Topic* topic, int32_t queue_id, const MessageIn* message, Placed* placed) noexcept nogil:
         return turn_put(<Engine*> self.engine, topic, queue_id, message, placed)
+
+    cdef int hot_put_batch(self, Topic* topic, int32_t queue_id, const uint8_t* batch, int64_t length,
+                           MessageIn* shared, int64_t count, Placed* placed) noexcept nogil:
+        cdef int64_t bytes_ = 0
+        if batch_count(batch, length, record_fixed(topic.name_len, shared), &bytes_) != count:
+            return ST_BAD_BATCH
+        return turn_put_batch(<Engine*> self.engine, topic, queue_id, batch, shared, count, bytes_, placed)
 
     cdef int hot_commit(self) noexcept nogil:
         return turn_commit(<Engine*> self.engine)
