@@ -191,6 +191,9 @@ class BrokerConfig(_Config):
     notify_consumer_ids_changed_enable: bool = _setting(
         "notifyConsumerIdsChangedEnable", True, "tell consumers when a group's members change"
     )
+    real_time_notify_consumer_change: bool = _setting(
+        "realTimeNotifyConsumerChange", True, "tell them at once; with false every 15 s what has changed since"
+    )
     register_broker_timeout_mills: int = _setting(
         "registerBrokerTimeoutMills", 24_000, "time limit of one registration", _PERIOD
     )
@@ -237,6 +240,14 @@ class BrokerConfig(_Config):
     hot_road_enable: bool = _setting("hotRoadEnable", True, "answer common requests without Python", own=True)
     admin_from_loopback_only: bool = _setting(
         "adminFromLoopbackOnly", True, "take dangerous admin commands from this machine only", own=True
+    )
+    rebalance_lock_max_live_time: int = _setting(
+        "rebalanceLockMaxLiveTime",
+        60_000,
+        "how long a queue lock of an orderly consumer outlives its last renewal (the Java system property "
+        "rocketmq.broker.rebalance.lockMaxLiveTime)",
+        (1000, _LONG - 1),
+        own=True,
     )
     file_reserved_bytes: int = _setting(
         "fileReservedBytes",

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import trio
 
+from fastmq.broker.delivery.longpoll import LongPollTable
 from fastmq.broker.handlers import admin, consumer_admin, group, query, relay, stats, topic
 from fastmq.broker.handlers.admin import DANGEROUS, assign_averagely, assign_in_circle, merge_properties
+from fastmq.broker.hot import HotPulls
 from fastmq.broker.state.groups import SubscriptionGroupTable
 from fastmq.broker.state.offsets import ConsumerOffsetTable
 from fastmq.broker.state.sessions import ClientChannel, ClientSessions, ConsumerHeartbeat
@@ -194,11 +196,17 @@ class MemoryBroker:
         self.registrar = NoRegistrar()
         self.delay = Delay()
         self.retention = Retention()
+        self.longpoll = LongPollTable(lambda topic, queue_id, on: 0)
+        self.hot = HotPulls(self, None)
+        self.saves = 0
         self.old_configs: list[BrokerConfig] = []
         self._clients = 0
 
     def config_changed(self, old: BrokerConfig) -> None:
         self.old_configs.append(old)
+
+    async def save_consumer_offsets(self) -> None:
+        self.saves += 1
 
     def peer_of(self, channel: ClientChannel) -> Any:
         return channel.peer

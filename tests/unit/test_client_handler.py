@@ -1,6 +1,8 @@
 """Heartbeats, leaving, members of a group, filter checks, locks, and who is told of changes."""
 
 import pytest
+import trio
+import trio.testing
 
 from fastmq.protocol.bodies import SubscriptionGroupConfig, TopicConfig, loads_lenient
 from fastmq.protocol.codes import RequestCode
@@ -122,6 +124,50 @@ class TestHeartbeatV2:
         assert rig.broker.topics.get("%RETRY%cg").order
 
 
+class TestBatchedNotices:
+    """realTimeNotifyConsumerChange=false."""
+
+    def test_members_learn_of_all_changes_at_once(self, rig, other):
+        rig.change(real_time_notify_consumer_change=False)
+        rig.heartbeat(consumerDataSet=[consumer(), consumer("g2")])
+        rig.heartbeat("client-2", peer=other, consumerDataSet=[consumer()])
+        assert (told(rig.peer), told(other)) == ([], [])
+        rig.broker.notices.tell_pending()
+        assert (told(rig.peer), told(other)) == (["cg", "g2"], ["cg"])
+        rig.broker.notices.tell_pending()
+        assert (told(rig.peer), told(other)) == ([], [])
+
+    def test_those_who_left_are_not_told(self, rig, other):
+        rig.change(real_time_notify_consumer_change=False)
+        rig.heartbeat(consumerDataSet=[consumer()])
+        rig.heartbeat("client-2", peer=other, consumerDataSet=[consumer("g2")])
+        other.alive = False
+        rig.broker.closed(other)
+        rig.broker.notices.tell_pending()
+        assert (told(rig.peer), told(other)) == (["cg"], [])
+
+    def test_what_forbids_notices_when_the_round_comes_counts(self, rig):
+        rig.change(real_time_notify_consumer_change=False)
+        rig.heartbeat(consumerDataSet=[consumer(), consumer("g2")])
+        rig.broker.groups.put(SubscriptionGroupConfig(group_name="cg", notify_consumer_ids_changed_enable=False))
+        rig.broker.notices.tell_pending()
+        assert told(rig.peer) == ["g2"]
+
+    def test_a_round_comes_every_fifteen_seconds(self, rig):
+        async def rounds():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(rig.broker.notices.run)
+                rig.change(real_time_notify_consumer_change=False)
+                rig.heartbeat(consumerDataSet=[consumer()])
+                await trio.sleep(14.9)
+                assert told(rig.peer) == []
+                await trio.sleep(0.2)
+                assert told(rig.peer) == ["cg"]
+                nursery.cancel_scope.cancel()
+
+        trio.run(rounds, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
 class TestNotices:
     def test_members_learn_that_one_came_or_went(self, rig, other):
         rig.heartbeat(consumerDataSet=[consumer()])
@@ -226,6 +272,38 @@ class TestLocks:
         self.lock(rig, "c1", self.QUEUES)
         rig.clock.advance_ms(60_001)
         rig.broker.expire_clients()
+        assert self.lock(rig, "c2", self.QUEUES) == list(self.QUEUES)
+
+    def test_their_life_is_a_setting(self, rig):
+        self.lock(rig, "c1", self.QUEUES)
+        rig.change(rebalance_lock_max_live_time=2000)
+        rig.clock.advance_ms(2000)
+        assert self.lock(rig, "c2", self.QUEUES) == []
+        rig.clock.advance_ms(1)
+        assert self.lock(rig, "c2", self.QUEUES) == list(self.QUEUES)
+
+    def test_nobody_holds_one_after_a_restart(self, rig):
+        self.lock(rig, "c1", self.QUEUES)
+        rig.reopen()
+        assert self.lock(rig, "c2", self.QUEUES) == list(self.QUEUES)
+
+    def test_strict_mode_asks_this_broker_alone_while_there_are_no_others(self, rig):
+        rig.change(lock_in_strict_mode=True)
+        assert self.lock(rig, "c1", self.QUEUES[:1]) == [self.QUEUES[0]]
+        assert self.lock(rig, "c2", self.QUEUES) == list(self.QUEUES[1:])
+
+    def test_neither_group_nor_topic_need_exist_nor_queues_be_named(self, rig):
+        assert "cg" not in rig.broker.groups
+        assert self.lock(rig, "c1", self.QUEUES) == list(self.QUEUES)
+        assert self.lock(rig, "c1", []) == []
+        reply = rig.ask(RequestCode.LOCK_BATCH_MQ, {}, {"clientId": "c1", "consumerGroup": "cg"})
+        assert (reply.code, loads_lenient(reply.body)) == (0, {"lockOKMQSet": []})
+
+    @pytest.mark.parametrize(("client", "group"), [("", "cg"), ("c1", ""), (None, None)])
+    def test_nobody_and_no_group_hold_nothing(self, rig, client, group):
+        for code in (RequestCode.LOCK_BATCH_MQ, RequestCode.UNLOCK_BATCH_MQ):
+            reply = self.ask(rig, code, client, self.QUEUES, consumerGroup=group)
+            assert (reply.code, reply.body) in ((0, b'{"lockOKMQSet":[]}'), (0, b""))
         assert self.lock(rig, "c2", self.QUEUES) == list(self.QUEUES)
 
     @pytest.mark.parametrize("code", [RequestCode.LOCK_BATCH_MQ, RequestCode.UNLOCK_BATCH_MQ])

@@ -219,6 +219,11 @@ def test_correction_offset(broker: MemoryBroker) -> None:
     ext = {"compareGroup": "mine", "topic": "t", "filterGroups": "slow"}
     assert broker.json(RequestCode.QUERY_CORRECTION_OFFSET, ext) == {"correctionOffsets": {"0": 2}}
     assert broker.offsets.query("slow", "t", 0) == 1, "asking changes nothing"
+    broker.offsets.commit("slow", "t", 1, 1)
+    ext["compareGroup"] = "slow"
+    assert broker.json(RequestCode.QUERY_CORRECTION_OFFSET, ext) == {
+        "correctionOffsets": {"0": (1 << 63) - 1, "1": (1 << 63) - 1}
+    }, "a group behind all others is not to be corrected"
 
 
 def test_clone_group_offset(broker: MemoryBroker) -> None:
@@ -229,6 +234,7 @@ def test_clone_group_offset(broker: MemoryBroker) -> None:
     ext = {"srcGroup": "src", "destGroup": "dest", "topic": "", "offline": "true"}
     assert broker.request(RequestCode.CLONE_GROUP_OFFSET, ext).code == 0
     assert broker.offsets.table_of("dest") == {"t": {0: 4}}
+    assert broker.saves == 1, "they are on disk before the tool is told"
 
 
 def test_tables_for_slaves(broker: MemoryBroker) -> None:

@@ -46,7 +46,7 @@ def test_a_commit_is_found_again_and_a_lower_one_is_accepted(table):
     assert table.query("cg", "t", 0) == 3
 
 
-def test_only_committed_offsets_survive_a_restart(offsets):
+def test_committed_offsets_and_resets_survive_a_restart(offsets):
     offsets.table.commit("cg", "%RETRY%cg", 0, 12)
     offsets.table.commit_pull("cg", "t", 0, 5)
     offsets.table.assign_reset("cg", "u", 0, 9)
@@ -55,7 +55,7 @@ def test_only_committed_offsets_survive_a_restart(offsets):
     assert offsets.table.query("cg", "%RETRY%cg", 0) == 12
     assert offsets.table.query("cg", "t", 0) == -1
     assert offsets.table.query("cg", "u", 0) == 9
-    assert not offsets.table.has_reset("cg", "u", 0)
+    assert offsets.table.has_reset("cg", "u", 0)
 
 
 def test_nothing_is_written_when_nothing_was_committed(offsets):
@@ -123,6 +123,23 @@ class TestReset:
         assert table.take_reset("cg", "t", 0) == 1
         assert table.has_reset("cg", "t", 1)
         assert table.take_reset("cg", "other", 1) is None
+
+    def test_survives_a_restart_until_it_was_handed_out(self, tmp_path):
+        offsets = Offsets(tmp_path)
+        offsets.table.assign_reset("cg", "t", 0, 10)
+        offsets.table.assign_reset("cg", "t", 1, 20)
+        offsets.table.persist()
+        offsets.open()
+        assert offsets.table.has_reset("cg", "t", 0)
+        assert offsets.table.take_reset("cg", "t", 0) == 10
+        offsets.table.persist()
+        offsets.open()
+        assert not offsets.table.has_reset("cg", "t", 0)
+        assert offsets.table.take_reset("cg", "t", 1) == 20
+        offsets.table.persist()
+        offsets.open()
+        assert not offsets.table.has_any_reset("cg", "t")
+        assert offsets.table.offsets_of("cg", "t") == {0: 10, 1: 20}
 
     def test_counts_only_while_the_server_resets(self, tmp_path):
         table = Offsets(tmp_path, use_server_side_reset_offset=False).table

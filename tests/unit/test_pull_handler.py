@@ -282,6 +282,30 @@ class TestReset:
         assert rig.broker.offsets.query("cg", "topic-a", 0) == 2
         assert rig.pull(offset=2).code == 0
 
+    def test_a_pull_that_waits_is_told_at_once(self, rig):
+        for _ in range(3):
+            rig.send()
+        rig.broker.groups.find_or_create("cg")
+        assert rig.pull(offset=3, sysFlag=4 | SUSPEND) is None
+        ext = {"topic": "topic-a", "group": "cg", "timestamp": 0, "isForce": True, "queueId": 0, "offset": 1}
+        assert trio.run(lambda: rig.ask(RequestCode.INVOKE_BROKER_TO_RESET_OFFSET, ext)).code == 0
+        ((_, reply),) = rig.peer.replies
+        assert (reply.code, reply.remark, offsets(reply)) == (21, "OFFSET_RESET", (1, 0, 3))
+        assert rig.pull(offset=1).code == 0
+
+    def test_it_survives_a_restart(self, rig):
+        for _ in range(3):
+            rig.send()
+        rig.broker.groups.find_or_create("cg")
+        ext = {"topic": "topic-a", "group": "cg", "timestamp": 0, "isForce": True, "queueId": 0, "offset": 1}
+        assert trio.run(lambda: rig.ask(RequestCode.INVOKE_BROKER_TO_RESET_OFFSET, ext)).code == 0
+        rig.reopen()
+        commit = {"consumerGroup": "cg", "topic": "topic-a", "queueId": 0, "commitOffset": 3}
+        assert rig.ask(RequestCode.UPDATE_CONSUMER_OFFSET, commit).code == 0
+        assert rig.broker.offsets.query("cg", "topic-a", 0) == 1
+        assert rig.pull(offset=3).remark == "OFFSET_RESET"
+        assert rig.pull(offset=1).code == 0
+
     def test_commits_wait_for_it(self, rig):
         rig.broker.groups.find_or_create("cg")
         rig.broker.offsets.assign_reset("cg", "topic-a", 0, 2)

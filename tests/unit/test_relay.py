@@ -42,6 +42,7 @@ def reset(broker: MemoryBroker, **more: object) -> dict[int, int]:
 def test_reset_in_the_broker_waits_for_the_next_pull(broker: MemoryBroker) -> None:
     times = fill(broker)
     assert reset(broker, timestamp=times[1]) == {0: 1, 1: 0}
+    assert broker.saves == 1, "the reset is on disk before the tool is told"
     assert broker.offsets.query("g", "t", 0) == 1
     assert broker.offsets.take_reset("g", "t", 0) == 1
     assert broker.offsets.take_reset("g", "t", 0) is None

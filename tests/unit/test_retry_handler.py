@@ -77,6 +77,101 @@ def test_the_consumer_may_name_the_level(rig, sent):
     assert retried(rig, 5)[1]["DELAY"] == "5"
 
 
+@pytest.mark.parametrize(
+    ("level", "times", "lands"), [(0, 15, 18), (0, 16, 18), (0, 30, 18), (19, 0, 18), (1 << 20, 0, 18)]
+)
+def test_a_level_above_the_highest_counts_as_the_highest(rig, level, times, lands):
+    """Also 3 + reconsumeTimes, which a group with more than 16 retries reaches."""
+    rig.broker.groups.put(SubscriptionGroupConfig(group_name="cg", retry_max_times=100))
+    reply = rig.send(j=times)
+    assert give_back(rig, parse_message_id(reply.ext["msgId"])[2], level=level).code == 0
+    message, properties = retried(rig, lands)
+    assert (message.reconsume_times, properties["DELAY"]) == (times + 1, str(lands))
+
+
+def test_a_group_of_zero_retries_gives_up_at_once(rig, sent):
+    rig.broker.groups.put(SubscriptionGroupConfig(group_name="cg", retry_max_times=0))
+    give_back(rig, sent[0])
+    assert rig.count("%DLQ%cg") == 1
+
+
+def test_what_an_earlier_delay_left_behind_does_not_count(rig):
+    """A message that was delayed by level comes back with the group's delay; given up it has none."""
+    rig.send(properties="DELAY\x015\x02UNIQ_KEY\x01U\x02")
+    rig.clock.advance_ms(rig.config.delay_levels_ms[4])
+    rig.broker.delay.due(rig.clock.wall_ms())
+    offset = rig.stored("topic-a").log_offset
+    give_back(rig, offset)
+    message, properties = retried(rig, 3)
+    assert (properties["DELAY"], properties["REAL_TOPIC"], properties["REAL_QID"]) == ("3", "%RETRY%cg", "0")
+    give_back(rig, offset, level=-1)
+    assert rig.stored("%DLQ%cg").body == message.body
+
+
+def test_a_message_of_a_commit_says_nothing_about_transactions(rig):
+    """The retry of a message that was once sent in a transaction is a plain message."""
+    rig.broker.topics.put(TopicConfig(topic_name="topic-a"))
+    appended = rig.store.put("topic-a", 0, b"x", b"TRAN_MSG\x01true\x02PGROUP\x01pg\x02", sys_flag=8)
+    assert give_back(rig, appended.log_offset).code == 0
+    assert retried(rig, 3)[0].body == b"x"
+
+
+@pytest.mark.parametrize(("unit", "flag"), [(True, 2), (False, 0)])
+def test_unit_mode_marks_the_retry_topic(rig, sent, unit, flag):
+    give_back(rig, sent[0], unitMode=unit)
+    assert rig.broker.topics.get("%RETRY%cg").topic_sys_flag == flag
+
+
+def test_giving_up_counts_as_giving_back_too(rig, sent):
+    give_back(rig, sent[0])
+    give_back(rig, sent[0], level=-1)
+    assert rig.broker.stats.view("SNDBCK_PUT_NUMS", "topic-a@cg").minute.sum == 2
+    assert rig.broker.stats.view("DLQ_PUT_NUMS", "topic-a@cg").minute.sum == 1
+
+
+class TestRetriesSentAsMessages:
+    """What clients do that retried locally: orderly consumers, and others whose send-back failed."""
+
+    def retry(self, rig, times, **more):
+        return rig.send("%RETRY%cg", b"again", properties="RETRY_TOPIC\x01topic-a\x02DELAY\x013\x02", j=times, **more)
+
+    @pytest.mark.parametrize(("times", "dead"), [(15, 0), (16, 0), (17, 1)])
+    def test_only_more_than_the_most_is_too_much(self, rig, times, dead):
+        assert self.retry(rig, times).code == 0
+        assert (rig.count("%DLQ%cg"), rig.count("SCHEDULE_TOPIC_XXXX", 2)) == (dead, 1 - dead)
+
+    @pytest.mark.parametrize(("most", "dead"), [(3, 0), (2, 1)])
+    def test_the_client_may_bring_its_own_most(self, rig, most, dead):
+        assert self.retry(rig, 3, l=most).code == 0
+        assert rig.count("%DLQ%cg") == dead
+
+    def test_a_group_that_holds_queue_locks_has_retried_already(self, rig):
+        body = {"clientId": "c1", "consumerGroup": "cg", "mqSet": [{"brokerName": "b", "queueId": 0, "topic": "t"}]}
+        rig.ask(RequestCode.LOCK_BATCH_MQ, {}, body)
+        assert self.retry(rig, 1).code == 0
+        message = rig.stored("%DLQ%cg")
+        assert (message.body, decode_properties(message.properties)["DELAY"]) == (b"again", "-1")
+        rig.clock.advance_ms(60_001)
+        self.retry(rig, 1)
+        assert (rig.count("%DLQ%cg"), rig.count("SCHEDULE_TOPIC_XXXX", 2)) == (1, 1)
+
+    def test_dead_letters_can_be_read_like_any_topic(self, rig):
+        self.retry(rig, 17)
+        reply = rig.pull("%DLQ%cg", group="undertaker")
+        assert reply.code == 0
+        topic = rig.broker.topics.get("%DLQ%cg")
+        assert (topic.readable, topic.writeable) == (True, True)
+
+    def test_a_topic_nobody_made_is_made(self, rig):
+        rig.change(auto_create_topic_enable=False)
+        assert self.retry(rig, 1).code == 0
+        assert rig.broker.topics.get("%RETRY%cg").write_queue_nums == 1
+
+    def test_a_group_that_may_not_exist(self, rig):
+        rig.change(auto_create_subscription_group=False)
+        assert self.retry(rig, 1).code == 26
+
+
 def test_a_negative_level_gives_up_at_once(rig, sent):
     give_back(rig, sent[0], level=-1)
     assert rig.stored("%DLQ%cg").body == b"failed"

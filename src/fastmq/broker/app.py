@@ -19,8 +19,8 @@ import trio
 
 from fastmq.broker.delivery.delay import DelayDelivery
 from fastmq.broker.delivery.longpoll import LongPollTable
+from fastmq.broker.delivery.notices import Notices
 from fastmq.broker.dispatch import Dispatcher, handler_tables
-from fastmq.broker.handlers.client import notify_consumer_ids_changed
 from fastmq.broker.handlers.pull import answer_pulls, resume_pull, wake_pulls
 from fastmq.broker.handlers.send import store_failures
 from fastmq.broker.hot import HotPulls, PullRoad
@@ -118,8 +118,10 @@ class Broker:
         self.offsets = ConsumerOffsetTable(
             os.path.join(folder, "consumerOffset.json"), config=self._config, wall_ms=clock.wall_ms
         )
-        self.sessions = ClientSessions(lambda group, channels: notify_consumer_ids_changed(self, group, channels))
-        self.locks = QueueLocks()
+        self.notices = Notices(self)
+        self._saving_offsets = trio.Lock()
+        self.sessions = ClientSessions(self.notices.group_changed)
+        self.locks = QueueLocks(lambda: self.config.rebalance_lock_max_live_time / 1000)
         self.stats = BrokerStats(
             config.broker_cluster_name,
             clock.wall_ms,
@@ -202,6 +204,11 @@ class Broker:
         peer = cast("Peer", channel.peer)
         return peer if peer.alive else None
 
+    async def save_consumer_offsets(self) -> None:
+        """Write the consumer offsets now, if they changed: a tool that moved some is not told so before."""
+        async with self._saving_offsets:
+            await self._save("consumer offsets", self.offsets.take_snapshot(), self.offsets.save)
+
     def longpoll_changed(self) -> None:
         """A pull is held: its deadline may be the next one."""
         deadline = self.longpoll.next_deadline()
@@ -226,6 +233,7 @@ class Broker:
             nursery.start_soon(self._save_consumer_offsets)
             nursery.start_soon(self._save_delay_offsets)
             nursery.start_soon(self._scan)
+            nursery.start_soon(self.notices.run)
             nursery.start_soon(self.retention.run)
             nursery.start_soon(self.stats.run)
             await nursery.start(self.registrar.run)
@@ -246,7 +254,7 @@ class Broker:
         with trio.CancelScope(shield=True):
             for table in (self.topics, self.groups):
                 await self._save_table(table.file)
-            await self._save("consumer offsets", self.offsets.take_snapshot(), self.offsets.save)
+            await self.save_consumer_offsets()
             if not self._persist_delay():
                 # the delivered messages must be on disk before the offsets say that they were delivered
                 await trio.to_thread.run_sync(self.store.flush_step)
@@ -279,7 +287,7 @@ class Broker:
     async def _save_consumer_offsets(self) -> None:
         while True:
             await trio.sleep(self.config.flush_consumer_offset_interval / 1000)
-            await self._save("consumer offsets", self.offsets.take_snapshot(), self.offsets.save)
+            await self.save_consumer_offsets()
 
     async def _save_delay_offsets(self) -> None:
         while True:

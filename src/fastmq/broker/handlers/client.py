@@ -122,32 +122,6 @@ def check_client_config(broker: Broker, peer: Peer, request: Command) -> Reply:
     )
 
 
-def notify_consumer_ids_changed(broker: Broker, group_name: str, channels: list[ClientChannel]) -> None:
-    """Tell the members of a group that it changed (40), so that they share out the queues again at once.
-
-    Not to broadcasting groups, whose members have all queues anyway, and not if broker or group do not want it.
-    """
-    if not broker.config.notify_consumer_ids_changed_enable or not channels:
-        return
-    group = broker.groups.get(group_name)
-    if group is not None and not group.notify_consumer_ids_changed_enable:
-        return
-    info = broker.sessions.consumer_group(group_name)
-    if info is not None and info.is_broadcasting:
-        return
-    for channel in channels:
-        peer = broker.peer_of(channel)
-        if peer is not None:
-            peer.send(
-                Command(
-                    RequestCode.NOTIFY_CONSUMER_IDS_CHANGED,
-                    opaque=broker.next_opaque(),
-                    flag=2,
-                    ext={"consumerGroup": group_name},
-                )
-            )
-
-
 HANDLERS: dict[int, Handler] = {
     RequestCode.HEART_BEAT: heart_beat,
     RequestCode.UNREGISTER_CLIENT: unregister_client,

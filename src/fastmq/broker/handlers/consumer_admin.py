@@ -57,6 +57,9 @@ if TYPE_CHECKING:
     from fastmq.net.server import Peer
     from fastmq.protocol.command import Command
 
+NOTHING_TO_CORRECT: Final = (1 << 63) - 1
+"""In the answer to 308: the offset of a queue that a group may not be moved to."""
+
 
 # --- connections ------------------------------------------------------------------------------------------------------
 
@@ -284,7 +287,10 @@ def _time_spans(store: Store, queues: list[MessageQueue], consumed: list[int], n
 
 
 def query_correction_offset(broker: Broker, peer: Peer, request: Command) -> Reply:
-    """QUERY_CORRECTION_OFFSET (308): per queue the least of all groups' offsets, and no more than one group's own."""
+    """QUERY_CORRECTION_OFFSET (308): per queue the least offset of all groups but some.
+
+    Where one group (`compareGroup`) is behind all of these, there is nothing to correct: the queue has 2^63 - 1.
+    """
     header = QueryCorrectionOffsetRequest.decode(request.ext)
     left_out = {group for group in (header.filter_groups or "").split(",") if group}
     least: dict[int, int] = {}
@@ -294,11 +300,12 @@ def query_correction_offset(broker: Broker, peer: Peer, request: Command) -> Rep
             if offset >= low:
                 least[queue_id] = min(offset, least.get(queue_id, offset))
     for queue_id, offset in broker.offsets.table_of(header.compare_group).get(header.topic, {}).items():
-        least[queue_id] = min(offset, least.get(queue_id, offset))
+        if least.get(queue_id, NOTHING_TO_CORRECT) > offset:
+            least[queue_id] = NOTHING_TO_CORRECT
     return Reply(body=dumps({"correctionOffsets": dict(sorted(least.items()))}))
 
 
-def clone_group_offset(broker: Broker, peer: Peer, request: Command) -> Reply:
+async def clone_group_offset(broker: Broker, peer: Peer, request: Command) -> Reply:
     """CLONE_GROUP_OFFSET (314): a group begins where another one is, on one topic or on all but its retry topic."""
     header = CloneGroupOffsetRequest.decode(request.ext)
     topics = [header.topic] if header.topic else sorted(broker.offsets.topics_of_group(header.src_group))
@@ -308,6 +315,7 @@ def clone_group_offset(broker: Broker, peer: Peer, request: Command) -> Reply:
         if not header.offline and not _is_consumed(broker, header.src_group, topic):
             continue
         broker.offsets.clone(header.src_group, header.dest_group, topic)
+    await broker.save_consumer_offsets()
     return Reply()
 
 

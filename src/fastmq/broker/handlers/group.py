@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from fastmq.broker.delivery.retry_policy import problem_of
 from fastmq.broker.handlers.admin import require_local
 from fastmq.broker.handlers.topic import page_of
 from fastmq.errors import RequestError
@@ -44,7 +45,7 @@ def _put(broker: Broker, peer: Peer, groups: list[SubscriptionGroupConfig]) -> N
     """Anybody may create what a heartbeat would create, too; changing a group can stop its consumers."""
     changed = []
     for group in groups:
-        problem = names.validate_group(group.group_name)
+        problem = names.validate_group(group.group_name) or problem_of(group.group_retry_policy)
         if problem is not None:
             raise RequestError(ResponseCode.INVALID_PARAMETER, problem)
         if group == broker.groups.get(group.group_name):
@@ -57,12 +58,13 @@ def _put(broker: Broker, peer: Peer, groups: list[SubscriptionGroupConfig]) -> N
     broker.groups.put_many(changed)
 
 
-def delete_group(broker: Broker, peer: Peer, request: Command) -> Reply:
+async def delete_group(broker: Broker, peer: Peer, request: Command) -> Reply:
     """DELETE_SUBSCRIPTIONGROUP (207); its offsets only if the tool says so."""
     header = DeleteSubscriptionGroupRequest.decode(request.ext)
     broker.groups.delete(header.group_name)
     if header.clean_offset:
         broker.offsets.delete_group(header.group_name)
+        await broker.save_consumer_offsets()
     if broker.config.auto_delete_unused_stats:
         broker.stats.forget_group(header.group_name)
     return Reply()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fastmq.net.server import Reply
-from fastmq.protocol.bodies import LockBatchBody, LockBatchResponseBody, dumps
+from fastmq.protocol.bodies import LockBatchBody, LockBatchResponseBody, MessageQueue, dumps
 from fastmq.protocol.codes import RequestCode
 
 if TYPE_CHECKING:
@@ -16,9 +16,15 @@ if TYPE_CHECKING:
 
 
 def lock_batch(broker: Broker, peer: Peer, request: Command) -> Reply:
-    """LOCK_BATCH_MQ: answers with the queues that the client holds now, exactly as it wrote them; always code 0."""
+    """LOCK_BATCH_MQ: answers with the queues that the client holds now, exactly as it wrote them; always code 0.
+
+    The group need not exist. Nobody holds what is asked for without a group or a client id. `onlyThisBroker` needs no
+    look: with one replica lockInStrictMode asks this broker alone, too.
+    """
     body = LockBatchBody.from_json(request.body)
-    held = broker.locks.try_lock_batch(body.consumer_group, body.client_id, body.mq_set, broker.clock.monotonic())
+    held: list[MessageQueue] = []
+    if body.consumer_group and body.client_id:
+        held = broker.locks.try_lock_batch(body.consumer_group, body.client_id, body.mq_set, broker.clock.monotonic())
     return Reply(body=dumps(LockBatchResponseBody(tuple(held))))
 
 

@@ -324,6 +324,12 @@ def _probe(broker: Broker, context: PullContext, offset: int) -> int | None:
     return None
 
 
+def release_pulls(broker: Broker, topic: str) -> None:
+    """Answer what waits for the topic: offsets of some group on it were reset, and its next pulls are told so."""
+    broker.hot.answer_held()
+    answer_pulls(broker, broker.longpoll.take_queue(topic))
+
+
 def answer_pulls(broker: Broker, pulls: Iterable[HeldPull]) -> None:
     """Time is up (or the broker stops): process these pulls once more and answer them, whatever comes out."""
     for pull in pulls:

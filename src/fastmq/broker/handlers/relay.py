@@ -13,6 +13,7 @@ import trio
 
 from fastmq import limits
 from fastmq.broker.handlers.consumer_admin import language_name
+from fastmq.broker.handlers.pull import release_pulls
 from fastmq.errors import ProtocolError, RequestError
 from fastmq.net.server import Reply
 from fastmq.protocol.bodies import ConsumerStatusBody, MessageQueue, ResetOffsetBody, TopicConfig, dumps
@@ -80,6 +81,8 @@ async def _reset_in_broker(broker: Broker, header: ResetOffsetRequest, topic: To
         targets = await _offsets_by_time(broker, header.topic, range(topic.read_queue_nums), header.timestamp)
     for queue_id, offset in targets.items():
         broker.offsets.assign_reset(header.group, header.topic, queue_id, offset)
+    release_pulls(broker, header.topic)
+    await broker.save_consumer_offsets()
     log.info("offsets of %s on %s were reset to %s", header.group, header.topic, targets)
     return Reply(body=dumps(ResetOffsetBody(_table(broker, header.topic, targets))))
 

@@ -108,10 +108,9 @@ def consumer_send_msg_back(broker: Broker, peer: Peer, request: Command) -> Repl
         return Reply(ResponseCode.SYSTEM_ERROR, STATUS_NAMES.get(appended.status, "UNKNOWN_ERROR"))
     broker.stats.on_put(message.topic, message.queue_id, 1, appended.size)
     real_topic = properties[m.PROPERTY_RETRY_TOPIC]
+    broker.stats.on_send_back(header.group, real_topic)
     if given_up:
         broker.stats.on_dead_letter(header.group, real_topic)
-    else:
-        broker.stats.on_send_back(header.group, real_topic)
     # a consumer that was told yes forgets the message: with SYNC_FLUSH it must be on disk first
     return Reply(after_flush=appended.flush_target if config.sync_flush else None)
 

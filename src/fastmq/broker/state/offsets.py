@@ -4,9 +4,11 @@ After RocketMQ's ConsumerOffsetManager. Three tables with the same keys:
 
     committed   what the group says it has consumed; a lower offset is accepted like any other
     pull        the offset the last pull of the queue ended with; only for estimates of lag, not restored
-    reset       an offset set by a tool, handed out once by the next pull; commits wait until then; not restored
+    reset       an offset set by a tool, handed out once by the next pull; commits wait until then
 
-Changes are kept in memory; `snapshot` and `save` write them, the broker does so every flushConsumerOffsetInterval.
+Changes are kept in memory; `take_snapshot` and `save` write them. The broker does so every flushConsumerOffsetInterval
+and before it answers a tool that moved offsets: a crash loses the commits of one interval and no reset, and may hand
+out again a reset that was handed out in that interval. (RocketMQ writes the table of resets, but does not read it.)
 """
 
 from __future__ import annotations
@@ -112,6 +114,7 @@ class ConsumerOffsetTable:
         if queues is None:
             return None
         offset = queues.pop(queue_id, None)
+        self._changed = True
         if not queues:
             del self._reset[key]
         return offset
@@ -211,9 +214,11 @@ class ConsumerOffsetTable:
             return
         try:
             self.data_version = DataVersion.from_json(object_of(content, "dataVersion"))
-            for key in object_of(content, "offsetTable"):
-                queues = object_of(content["offsetTable"], key)
-                self._committed[key] = dict(_queue(key, *item) for item in queues.items())
+            for name, table in (("offsetTable", self._committed), ("resetOffsetTable", self._reset)):
+                for key in object_of(content, name):
+                    queues = object_of(content[name], key)
+                    if queues or table is self._committed:
+                        table[key] = dict(_queue(key, *item) for item in queues.items())
         except ProtocolError as error:
             raise StoreError(f"{self._path}: {error}") from error
 
