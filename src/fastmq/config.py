@@ -427,9 +427,17 @@ class BrokerConfig(_Config):
     pop_ck_stay_buffer_time_out: int = _kept("popCkStayBufferTimeOut", 3000)
     pop_ck_max_buffer_size: int = _kept("popCkMaxBufferSize", 200_000)
     pop_ck_offset_max_queue_size: int = _kept("popCkOffsetMaxQueueSize", 20000)
-    pop_polling_size: int = _kept("popPollingSize", 1024)
-    pop_polling_map_size: int = _kept("popPollingMapSize", 100_000)
-    max_pop_polling_size: int = _kept("maxPopPollingSize", 100_000)
+    pop_polling_size: int = _setting("popPollingSize", 1024, "pops that may wait for one group, topic and queue")
+    pop_polling_map_size: int = _setting(
+        "popPollingMapSize", 100_000, "groups, topics and queues for which pops may wait"
+    )
+    max_pop_polling_size: int = _setting("maxPopPollingSize", 100_000, "pops that may wait at once")
+    pop_long_polling_force_notify_interval: int = _setting(
+        "popLongPollingForceNotifyInterval", 800, "messages of other tags that wake a waiting pop; 0: none do"
+    )
+    enable_notify_after_pop_order_lock_release: bool = _setting(
+        "enableNotifyAfterPopOrderLockRelease", True, "wake waiting pops when an ordered queue is free again"
+    )
     pop_polling_map_expire_time_seconds: int = _kept("popPollingMapExpireTimeSeconds", 600)
     pop_from_retry_probability: int = _kept("popFromRetryProbability", 20)
     enable_retry_topic_v2: bool = _kept("enableRetryTopicV2", False)

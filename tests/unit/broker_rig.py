@@ -186,12 +186,11 @@ class Rig:
 
         for topic, queue_id, max_offset in self.store.take_moved():
             wake_pulls(self.broker, topic, queue_id, max_offset)
+            self.broker.popwaits.moved(topic, queue_id, max_offset)
 
     def expire_pulls(self) -> None:
-        """What the broker's task does when the deadline of pulls has come."""
-        from fastmq.broker.handlers.pull import answer_pulls
-
-        answer_pulls(self.broker, self.broker.longpoll.take_due(self.clock.monotonic()))
+        """What the broker's task does when the deadline of pulls or pops has come."""
+        self.broker.answer_due()
 
 
 def consumer(

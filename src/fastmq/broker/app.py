@@ -20,6 +20,8 @@ import trio
 from fastmq.broker.delivery.delay import DelayDelivery
 from fastmq.broker.delivery.longpoll import LongPollTable
 from fastmq.broker.delivery.notices import Notices
+from fastmq.broker.delivery.popwait import PopWaitLimits, PopWaits
+from fastmq.broker.delivery.watches import QueueWatches
 from fastmq.broker.dispatch import Dispatcher, handler_tables
 from fastmq.broker.handlers.pull import answer_pulls, resume_pull, wake_pulls
 from fastmq.broker.handlers.send import store_failures
@@ -29,6 +31,7 @@ from fastmq.broker.retention import RetentionService
 from fastmq.broker.state.groups import SubscriptionGroupTable
 from fastmq.broker.state.locks import QueueLocks
 from fastmq.broker.state.offsets import ConsumerOffsetTable
+from fastmq.broker.state.order_info import ConsumerOrderTable
 from fastmq.broker.state.saving import TableFile
 from fastmq.broker.state.sessions import ClientChannel, ClientSessions
 from fastmq.broker.state.topics import TopicTable
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastmq.broker")
 
 SCAN_INTERVAL_S: Final = 10.0  # expiry of clients, locks; when a start time for sends has come
+WALL_CLOCK_CHECK_MS: Final = 1000  # longest wait for a wall time: the clock may have been set meanwhile
 WOKEN_QUEUES_A_STEP: Final = 32  # between two steps trio's other tasks have their turn
 
 
@@ -129,7 +133,13 @@ class Broker:
             log_end=lambda: store.written_offset,
             is_system=lambda topic, group: self.topics.is_system(topic) or names.is_system_group(group),
         )
-        self.longpoll = LongPollTable(store.watch)
+        self.order = ConsumerOrderTable(
+            os.path.join(folder, "consumerOrderInfo.json"),
+            notify=lambda: self.config.enable_notify_after_pop_order_lock_release,
+        )
+        self.watches = QueueWatches(store.watch)
+        self.longpoll = LongPollTable(self.watches.part())
+        self.popwaits = PopWaits(self.watches.part, limits=self._pop_wait_limits)
         self._deadline = trio.Event()
         self._awaited_deadline = math.inf
         self.delay = DelayDelivery(
@@ -179,6 +189,7 @@ class Broker:
     def closed(self, peer: Peer) -> None:
         """A connection is gone: its pulls are dropped, its clients have left."""
         self.longpoll.drop_peer(peer.id)
+        self.popwaits.drop_peer(peer.id)
         self.sessions.closed(peer.id)
 
     # --- what handlers call ------------------------------------------------------------------------------------------
@@ -210,9 +221,8 @@ class Broker:
             await self._save("consumer offsets", self.offsets.take_snapshot(), self.offsets.save)
 
     def longpoll_changed(self) -> None:
-        """A pull is held: its deadline may be the next one."""
-        deadline = self.longpoll.next_deadline()
-        if deadline is not None and deadline < self._awaited_deadline:
+        """A pull or pop is held, or an ordered queue blocked: its deadline may be the next one."""
+        if self._next_deadline() < self._awaited_deadline:
             self._deadline.set()
 
     def config_changed(self, old: BrokerConfig) -> None:
@@ -246,6 +256,7 @@ class Broker:
         self.hot.answer_held()
         self.hot.revoke()
         answer_pulls(self, self.longpoll.take_all())
+        self.popwaits.answer_all()
         await self.registrar.unregister()
 
     async def finish(self) -> None:
@@ -255,6 +266,7 @@ class Broker:
             for table in (self.topics, self.groups):
                 await self._save_table(table.file)
             await self.save_consumer_offsets()
+            await self._save("orderly pops", self.order.take_snapshot(), self.order.save)
             if not self._persist_delay():
                 # the delivered messages must be on disk before the offsets say that they were delivered
                 await trio.to_thread.run_sync(self.store.flush_step)
@@ -271,23 +283,42 @@ class Broker:
                 if topic == names.SCHEDULE_TOPIC:
                     self.delay.moved()
                 wake_pulls(self, topic, queue_id, max_offset)
+                self.popwaits.moved(topic, queue_id, max_offset)
                 if count % WOKEN_QUEUES_A_STEP == 0:
                     await trio.lowlevel.checkpoint()
 
     async def _answer_due_pulls(self) -> None:
         while True:
             self._deadline = trio.Event()
-            now = self.clock.monotonic()
-            answer_pulls(self, self.longpoll.take_due(now))
-            deadline = self.longpoll.next_deadline()
-            self._awaited_deadline = math.inf if deadline is None else deadline
-            with trio.move_on_after(max(0.0, self._awaited_deadline - now)):
+            self.answer_due()
+            self._awaited_deadline = self._next_deadline()
+            with trio.move_on_after(max(0.0, self._awaited_deadline - self.clock.monotonic())):
                 await self._deadline.wait()
+
+    def answer_due(self) -> None:
+        """Answer the pulls and pops whose time is up; wake those that wait for ordered queues which are free now."""
+        now = self.clock.monotonic()
+        answer_pulls(self, self.longpoll.take_due(now))
+        self.popwaits.answer_due(now)
+        for topic, group, queue_id in self.order.take_free(self.clock.wall_ms()):
+            self.popwaits.wake(topic, group, queue_id)
+
+    def _next_deadline(self) -> float:
+        """When `answer_due` has something to do, in monotonic seconds."""
+        deadlines = [self.longpoll.next_deadline(), self.popwaits.next_deadline()]
+        free_ms = self.order.next_free_ms()
+        if free_ms is not None:
+            # no later than that: the wall clock may be set meanwhile
+            left_ms = min(max(0, free_ms - self.clock.wall_ms()), WALL_CLOCK_CHECK_MS)
+            deadlines.append(self.clock.monotonic() + left_ms / 1000)
+        return min((deadline for deadline in deadlines if deadline is not None), default=math.inf)
 
     async def _save_consumer_offsets(self) -> None:
         while True:
             await trio.sleep(self.config.flush_consumer_offset_interval / 1000)
             await self.save_consumer_offsets()
+            self.clean_order()
+            await self._save("orderly pops", self.order.take_snapshot(), self.order.save)
 
     async def _save_delay_offsets(self) -> None:
         while True:
@@ -326,6 +357,15 @@ class Broker:
             self.expire_clients()
             self._set_send_policy()
 
+    def clean_order(self) -> None:
+        """Forget the orderly pops of topics, groups and queues that are gone."""
+
+        def read_queues(name: str) -> int:
+            topic = self.topics.get(name)
+            return 0 if topic is None else topic.read_queue_nums
+
+        self.order.clean(read_queues=read_queues, has_group=self.groups.__contains__, now_ms=self.clock.wall_ms())
+
     def expire_clients(self) -> None:
         """Close the connections of clients that fell silent, forget expired locks."""
         config = self.config
@@ -354,6 +394,15 @@ class Broker:
             broker_id=config.broker_id,
             address=f"{config.broker_ip1}:{config.listen_port}",
             ha_address=f"{config.broker_ip2}:{config.ha_listen_port}",
+        )
+
+    def _pop_wait_limits(self) -> PopWaitLimits:
+        config = self.config
+        return PopWaitLimits(
+            per_key=config.pop_polling_size,
+            total=config.max_pop_polling_size,
+            keys=config.pop_polling_map_size,
+            force_after=config.pop_long_polling_force_notify_interval,
         )
 
     def _topics_changed(self, changed: list[str]) -> None:

@@ -100,11 +100,7 @@ class OrderInfo:
         offsets = tuple(listed[:1]) + tuple(listed[0] + distance for distance in listed[1:])
         if not offsets:
             return None
-        if (
-            offsets[0] < 0
-            or len(offsets) > BATCH_MAX
-            or any(a >= b for a, b in itertools.pairwise(offsets))
-        ):
+        if offsets[0] < 0 or len(offsets) > BATCH_MAX or any(a >= b for a, b in itertools.pairwise(offsets)):
             raise ProtocolError(f"{where}: o is {listed}")
         attempt_id = value.get("a")
         return cls(
