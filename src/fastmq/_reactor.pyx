@@ -87,7 +87,7 @@ cdef class Reactor:
     cdef Buffer deferred                # pulls and commits of the turn, each behind its connection's id
     cdef int moved_fd
     # statistics
-    cdef int64_t turns, frames, hot_sends, hot_pulls, hot_commits, received_bytes, sent_bytes
+    cdef int64_t turns, frames, hot_sends, hot_pulls, hot_commits, hot_queries, received_bytes, sent_bytes
 
     def __cinit__(self, Store store=None, *, bint hot=True, uint32_t max_frame_bytes=16 << 20,
                   size_t max_output_bytes=64 << 20, size_t max_cold_bytes=256 << 20):
@@ -157,7 +157,8 @@ cdef class Reactor:
 
     def close(self):
         """Close every connection and descriptor. Nothing may be inside `turn` or `run` any more."""
-        fair_lock(&self.lock)
+        with nogil:
+            fair_lock(&self.lock)
         if not self.closed:
             release_all(self)
         fair_unlock(&self.lock)
@@ -308,7 +309,7 @@ cdef class Reactor:
 
     def grant_pulls(self, str group not None, str topic not None, *, int queues, subscription, bint lite,
                     int64_t sub_version, tag_codes, int max_messages, int64_t max_bytes, int64_t suspend_ms,
-                    int group_sys_flag, int topic_sys_flag):
+                    int group_sys_flag, int topic_sys_flag, offsets=()):
         """From now on serve pulls of this group and topic with this filter here, until `revoke_pulls`.
 
         `subscription`: the filter's text if pulls bring it, None for the group's registered one, whose version is
@@ -319,7 +320,8 @@ cdef class Reactor:
         cdef PullGrant* grant
         cdef Progress* progress
         cdef Topic* found
-        cdef int32_t i = 0
+        cdef int64_t* known
+        cdef int32_t i = 0, known_count = 0
         if not self.hot or self.store is None:
             return
         if not all(32 < c < 127 and c not in b'"\\' for c in group_name + topic_name):
@@ -346,14 +348,21 @@ cdef class Reactor:
         grant.filter = <uint8_t*>malloc(len(text) + 1)
         grant.tag_count = -1 if tag_codes is None else len(tag_codes)
         grant.tag_codes = <int64_t*>malloc((grant.tag_count + 1) * sizeof(int64_t) if tag_codes else 8)
-        if grant.filter == NULL or grant.tag_codes == NULL:
+        known = <int64_t*>malloc((2 * len(offsets) + 1) * sizeof(int64_t))
+        if grant.filter == NULL or grant.tag_codes == NULL or known == NULL:
+            free(known)
             grant_free(grant)
             return
         memcpy(grant.filter, <const char*>text, len(text))
         for code in tag_codes or ():
             grant.tag_codes[i] = code
             i += 1
-        fair_lock(&self.lock)
+        for queue_id, offset in offsets:
+            known[2 * known_count] = queue_id
+            known[2 * known_count + 1] = offset
+            known_count += 1
+        with nogil:
+            fair_lock(&self.lock)
         progress = progress_make(self, <const uint8_t*><const char*>group_name, len(group_name),
                                  <const uint8_t*><const char*>topic_name, len(topic_name), queues)
         if progress == NULL:
@@ -365,6 +374,21 @@ cdef class Reactor:
             progress.grants = grant
             grant.next_all = self.grants
             self.grants = grant
+            for i in range(known_count):
+                know_offset(progress, known[2 * i], known[2 * i + 1])
+        fair_unlock(&self.lock)
+        free(known)
+
+    def know_offset(self, str group not None, str topic not None, int64_t queue_id, int64_t offset):
+        """Python has stored a committed offset of a group and topic with grants."""
+        cdef bytes group_name = group.encode(), topic_name = topic.encode()
+        cdef Progress* progress
+        with nogil:
+            fair_lock(&self.lock)
+        progress = progress_find(self, <const uint8_t*><const char*>group_name, len(group_name),
+                                 <const uint8_t*><const char*>topic_name, len(topic_name))
+        if progress != NULL and progress.granted:
+            know_offset(progress, queue_id, offset)
         fair_unlock(&self.lock)
 
     def revoke_pulls(self):
@@ -386,7 +410,8 @@ cdef class Reactor:
         if self.changed == NULL:
             return ()
         result = []
-        fair_lock(&self.lock)
+        with nogil:
+            fair_lock(&self.lock)
         try:
             while self.changed != NULL:
                 progress = self.changed
@@ -438,7 +463,8 @@ cdef class Reactor:
         cdef int32_t i
         cdef int64_t now = monotonic_ms()
         result = []
-        fair_lock(&self.lock)
+        with nogil:
+            fair_lock(&self.lock)
         try:
             for i in range(self.slot_count):
                 if self.slots[i] != NULL:
@@ -485,7 +511,8 @@ cdef class Reactor:
         if self.store is not None:
             self.store.store_host(host)
             put_hex(policy.store_host_hex, host, 8)
-        fair_lock(&self.lock)
+        with nogil:
+            fair_lock(&self.lock)
         self.policy = policy
         self.sync_flush_timeout_ms = sync_flush_timeout_ms
         fair_unlock(&self.lock)
@@ -503,6 +530,7 @@ cdef class Reactor:
             "hot_sends": self.hot_sends,
             "hot_pulls": self.hot_pulls,
             "hot_commits": self.hot_commits,
+            "hot_queries": self.hot_queries,
             "held_pulls": self.heap.count,
             "received_bytes": self.received_bytes,
             "sent_bytes": self.sent_bytes,

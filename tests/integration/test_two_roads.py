@@ -148,6 +148,12 @@ class Roads:
         assert hot == cold, (frame, hot, cold)
         return hot
 
+    def same_tables(self, command: Command) -> None:
+        """Both answer with the same JSON; in which order a group's queues were first committed does not matter."""
+        hot, cold = (decode_frame(stack.call(encode_frame(command))) for stack in (self.hot, self.cold))
+        assert hot.code == cold.code == 0
+        assert json.loads(hot.body) == json.loads(cold.body)
+
     def second_connection(self) -> Lane:
         lane = Lane(self.hot.port, self.cold.port)
         self.lanes.append(lane)
@@ -462,6 +468,110 @@ def test_offset_commits(roads: Roads) -> None:
         answer = decode_frame(roads.call(Command(14, opaque=4, ext=at)))
         assert answer.ext["offset"] == str(offset + 1)
     assert roads.hot.reactor.statistics()["hot_commits"] >= 3
+
+
+def at_queue(queue_id: object, group: str = "cg", topic: str = "plain") -> dict[str, str]:
+    return {"consumerGroup": group, "topic": topic, "queueId": str(queue_id)}
+
+
+def test_offsets_are_asked_for_and_answered_on_the_hot_road(roads: Roads) -> None:
+    fill(roads, 10)
+    roads.call(Command(15, opaque=1, ext={**at_queue(0), "commitOffset": "2"}))
+    for serialize in (0, 1):
+        roads.call(pull(2, 0, sysFlag=5, commitOffset=3))
+        for offset in (4, 2, 0, 9):
+            for command in (
+                Command(15, opaque=3, ext={**at_queue(0), "commitOffset": str(offset)}),
+                Command(14, opaque=4, ext={**at_queue(0), "setZeroIfNotFound": "false"}),
+                Command(14, opaque=5, ext=at_queue(1)),
+            ):
+                command.serialize = serialize
+                roads.call(command)
+            roads.call(pull(6, 1, sysFlag=5, commitOffset=offset + 1))
+            assert decode_frame(roads.call(Command(14, opaque=7, ext=at_queue(0)))).ext["offset"] == str(offset + 1)
+    assert roads.hot.reactor.statistics()["hot_queries"] >= 16
+    assert roads.hot.reactor.statistics()["hot_commits"] >= 8
+
+
+def test_a_granted_group_s_offsets_are_those_that_tools_set(roads: Roads) -> None:
+    """Whatever changes the offsets behind the hot road's back is seen by the next question."""
+    fill(roads, 10)
+    question = Command(14, opaque=9, ext=at_queue(0))
+
+    def grant(offset: int) -> None:
+        for _ in range(2):
+            roads.call(pull(1, 1, sysFlag=5, commitOffset=offset))
+        before = roads.hot.reactor.statistics()["hot_queries"]
+        assert decode_frame(roads.call(question)).ext["offset"] == str(offset)
+        assert roads.hot.reactor.statistics()["hot_queries"] == before + 1
+
+    grant(3)
+    odd = Command(15, opaque=2, ext={**at_queue(0), "commitOffset": " 5"})
+    roads.call(odd)  # not for the hot road to read, nor to be read at all
+    roads.call(question)
+    roads.call(Command(15, opaque=2, ext={**at_queue(0), "commitOffset": "+6"}))
+    assert decode_frame(roads.call(question)).ext["offset"] == "6"
+    roads.call(Command(15, opaque=2, ext={**at_queue(0), "commitOffset": "-1"}))
+    roads.call(question)
+    grant(4)
+    clone = {"srcGroup": "nobody", "destGroup": "cg", "topic": "plain", "offline": "false"}
+    roads.call(Command(314, opaque=3, ext=clone))
+    roads.call(question)
+    grant(5)
+    reset = {"topic": "plain", "group": "cg", "queueId": "0", "offset": "2", "timestamp": "0", "isForce": "true"}
+    roads.call(Command(222, opaque=4, ext=reset))
+    assert decode_frame(roads.call(question)).ext["offset"] == "2"
+    roads.call(pull(5, 3))
+    roads.call(question)
+    grant(7)
+    roads.call(Command(207, opaque=6, ext={"groupName": "cg", "cleanOffset": "true"}))
+    roads.call(question)
+    grant(1)
+    roads.call(Command(215, opaque=7, ext={"topic": "plain"}))
+    roads.call(question)
+
+
+OFFSET_ODDITIES: dict[str, st.SearchStrategy[str]] = {
+    "consumerGroup": st.sampled_from(["other", "bad group!", "", "TOOLS_CONSUMER"]),
+    "topic": st.sampled_from(["t", "missing", "", "%RETRY%cg"]),
+    "queueId": st.sampled_from(["1", "3", "4", "-1", "x", "65536", "2147483648", "00"]),
+    "commitOffset": st.sampled_from(["-1", "-7", "x", "", "9223372036854775807", "9223372036854775808", "+3"]),
+    "setZeroIfNotFound": st.sampled_from(["true", "false", "x"]),
+}
+
+
+@st.composite
+def offset_commands(draw: st.DrawFn) -> Command:
+    ext = at_queue(draw(st.integers(0, 1)))
+    code = draw(st.sampled_from([14, 14, 15]))
+    if code == 15:
+        ext["commitOffset"] = str(draw(st.integers(0, 70)))
+    for name in draw(st.lists(st.sampled_from([*sorted(OFFSET_ODDITIES), "gone"]), max_size=2)):
+        if name == "gone":
+            ext.pop(draw(st.sampled_from(sorted(ext))), None)
+        else:
+            ext[name] = draw(OFFSET_ODDITIES[name])
+    command = Command(code, opaque=draw(st.integers(0, 2**31 - 1)), ext=ext)
+    command.serialize = draw(st.sampled_from([0, 0, 1]))
+    return command
+
+
+def test_generated_offsets(tmp_path_factory: pytest.TempPathFactory) -> None:
+    roads = Roads(tmp_path_factory.mktemp("offsets"), "ASYNC_FLUSH")
+    fill(roads, 20)
+
+    @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.lists(offset_commands() | pulls(), min_size=1, max_size=6))
+    def check(commands: list[Command]) -> None:
+        for command in commands:
+            roads.call(command)
+
+    try:
+        check()
+        assert roads.hot.reactor.statistics()["hot_queries"] > 50
+        roads.same_tables(Command(43, opaque=1))
+    finally:
+        roads.close()
 
 
 def test_a_reset_reaches_the_next_pull_once(roads: Roads) -> None:

@@ -45,7 +45,7 @@ cdef Progress* progress_make(Reactor r, const uint8_t* group, int32_t group_leng
         progress.by_queue = by_queue
         for i in range(progress.queues, queues):
             memset(&by_queue[i], 0, sizeof(QueueProgress))
-            by_queue[i].committed = by_queue[i].pulled = -1
+            by_queue[i].known = by_queue[i].committed = by_queue[i].pulled = -1
         progress.queues = queues
     return progress
 
@@ -83,10 +83,13 @@ cdef void revoke_all(Reactor r) noexcept nogil:
     """No pull is hot until Python grants it again. Grants that held pulls point to live on, dead."""
     cdef PullGrant* grant = r.grants
     cdef PullGrant* following
+    cdef int32_t i
     r.grants = NULL
     while grant != NULL:
         following = grant.next_all
         grant.alive = False
+        for i in range(grant.progress.queues):
+            grant.progress.by_queue[i].known = -1
         grant.progress.granted = False
         grant.progress.grants = NULL
         if grant.holds == 0:
@@ -134,28 +137,67 @@ cdef void serve_deferred(Reactor r) noexcept nogil:
 
 cdef bint try_hot_consume(Reactor r, Connection* c, const uint8_t* frame, uint32_t length) noexcept nogil:
     cdef PullHeader header
-    if not read_header(frame, &r.raw) or not read_pull(&r.raw, &header):
+    if c.service != r.policy.service or not read_header(frame, &r.raw) or not read_pull(&r.raw, &header):
         return False
     if r.raw.code == CODE_UPDATE_CONSUMER_OFFSET:
-        return try_commit(r, &header)
+        return try_commit(r, c, &header)
+    if r.raw.code == CODE_QUERY_CONSUMER_OFFSET:
+        return try_query(r, c, &header)
     if r.raw.code == CODE_PULL_MESSAGE or r.raw.code == CODE_LITE_PULL_MESSAGE:
         return try_pull(r, c, &header, frame, length)
     return False
 
 
-cdef bint try_commit(Reactor r, const PullHeader* header) noexcept nogil:
-    """A oneway UPDATE_CONSUMER_OFFSET of a group and topic whose pulls are hot."""
-    cdef Progress* progress
-    if not header.oneway or header.seen != SEEN_OFFSET_ALL:
+# --- offsets ----------------------------------------------------------------------------------------------------------
+
+cdef QueueProgress* granted_queue(Reactor r, const PullHeader* header) noexcept nogil:
+    """The queue of a group and topic whose pulls are hot, or NULL."""
+    cdef Progress* progress = progress_find(r, header.group.data, header.group.length, header.topic.data,
+                                            header.topic.length)
+    if progress == NULL or not progress.granted or header.queue_id >= progress.queues:
+        return NULL
+    return &progress.by_queue[header.queue_id]
+
+
+cdef bint try_commit(Reactor r, Connection* c, const PullHeader* header) noexcept nogil:
+    """UPDATE_CONSUMER_OFFSET, answered or oneway."""
+    cdef uint8_t reply[OFFSET_REPLY_MAX]
+    cdef QueueProgress* q
+    if header.seen != SEEN_OFFSET_ALL or header.commit_offset < 0:
         return False
-    progress = progress_find(r, header.group.data, header.group.length, header.topic.data, header.topic.length)
-    if progress == NULL or not progress.granted or header.queue_id >= progress.queues or header.commit_offset < 0:
+    q = granted_queue(r, header)
+    if q == NULL:
         return False
-    progress.by_queue[header.queue_id].committed = header.commit_offset
-    progress.by_queue[header.queue_id].commits += 1
-    progress_changed(r, progress)
+    q.known = q.committed = header.commit_offset
+    q.commits += 1
+    progress_changed(r, progress_find(r, header.group.data, header.group.length, header.topic.data, header.topic.length))
     r.hot_commits += 1
+    if not header.oneway:
+        queue_output(r, c, reply, put_offset_reply(reply, header, -1))
     return True
+
+
+cdef bint try_query(Reactor r, Connection* c, const PullHeader* header) noexcept nogil:
+    """QUERY_CONSUMER_OFFSET of an offset that is known here."""
+    cdef uint8_t reply[OFFSET_REPLY_MAX]
+    cdef QueueProgress* q
+    if header.seen != SEEN_QUEUE_ALL or header.oneway:
+        return False
+    q = granted_queue(r, header)
+    if q == NULL or q.known < 0:
+        return False
+    queue_output(r, c, reply, put_offset_reply(reply, header, q.known))
+    r.hot_queries += 1
+    return True
+
+
+cdef void know_offset(Progress* progress, int64_t queue_id, int64_t offset) noexcept nogil:
+    """Python has stored an offset. What was committed here meanwhile comes after it."""
+    cdef QueueProgress* q
+    if 0 <= queue_id < progress.queues:
+        q = &progress.by_queue[queue_id]
+        if q.commits == 0:
+            q.known = offset if offset >= 0 else -1
 
 
 # --- pulls ------------------------------------------------------------------------------------------------------------
@@ -166,7 +208,7 @@ cdef bint try_pull(Reactor r, Connection* c, const PullHeader* header, const uin
     cdef Progress* progress
     cdef PullGrant* grant
     cdef Queue* queue
-    if header.seen != SEEN_PULL_ALL or header.oneway or header.sys_flag & PULL_CLASS_FILTER or c.service != r.policy.service:
+    if header.seen != SEEN_PULL_ALL or header.oneway or header.sys_flag & PULL_CLASS_FILTER:
         return False
     progress = progress_find(r, header.group.data, header.group.length, header.topic.data, header.topic.length)
     grant = grant_find(progress, header)
@@ -216,6 +258,7 @@ cdef bint run_pull(Reactor r, Connection* c, const PullHeader* header, PullGrant
     of_queue = &grant.progress.by_queue[header.queue_id]
     if first_pass and header.sys_flag & PULL_COMMIT_OFFSET:
         of_queue.committed = header.commit_offset
+        of_queue.known = header.commit_offset if header.commit_offset >= 0 else -1
         of_queue.commits += 1
     of_queue.pulled = summary.next_offset
     if summary.status == READ_FOUND:

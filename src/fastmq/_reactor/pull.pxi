@@ -1,10 +1,11 @@
-# The hot road of consumers: PULL_MESSAGE and LITE_PULL_MESSAGE, held pulls, and oneway UPDATE_CONSUMER_OFFSET.
+# The hot road of consumers: PULL_MESSAGE and LITE_PULL_MESSAGE, held pulls, UPDATE_ and QUERY_CONSUMER_OFFSET.
 #
 # Whether a pull may be served here is decided in Python: when the cold road has served one, it may grant all pulls that
 # are like it (group, topic, filter) to the hot road. Everything that was checked for the grant (permissions, group
 # and topic settings, subscriptions, pending resets) revokes all grants when it changes, so that the next pull of each
 # kind is a cold one again. What hot pulls do to offsets and statistics is kept here per group and topic, and taken over by
-# Python before it looks at its own tables.
+# Python before it looks at its own tables. The other way round Python tells the offsets of a group and topic with the grant, and
+# what it commits itself from then on, so that offsets can be asked for here; a revoked grant makes them unknown.
 #
 # Pulls are served at the end of a turn, behind the turn's append: they find the messages of the very same turn, and the
 # store's lock is free.
@@ -23,6 +24,7 @@ cdef enum:
     PULL_EXTENTS_MAX = 64           # messages of one answer
     PULL_SCAN_MAX = 800             # queue entries looked at for one pull
     PULL_REPLY_MAX = 768
+    OFFSET_REPLY_MAX = 256
     HELD_MAX = 100000
     PROGRESS_MAX = 65536            # groups and topics with grants
     TABLE_SLOTS = 4096              # of the hash tables here; a power of two
@@ -64,10 +66,12 @@ cdef enum:
     SEEN_PULL_SUSPEND = 128
     SEEN_PULL_VERSION = 256
     SEEN_PULL_ALL = 511
+    SEEN_QUEUE_ALL = 1 | 2 | 4
     SEEN_OFFSET_ALL = 1 | 2 | 4 | 64
 
 # What hot pulls and commits did for one queue since Python took it over. -1: nothing.
 cdef struct QueueProgress:
+    int64_t known                   # the group's committed offset as everybody sees it, -1: ask Python
     int64_t committed
     int64_t commits
     int64_t pulled
@@ -302,6 +306,36 @@ cdef int32_t put_pull_reply(uint8_t* out, const PullHeader* header, const PullGr
         store_be32(ext, <uint32_t>(p - ext - 4))
     length = <int32_t>(p - out)
     store_be32(out, <uint32_t>(length - 4 + body_bytes))
+    store_be32(out + 4, (<uint32_t>header.serialize << 24) | (length - 8))
+    return length
+
+
+cdef int32_t put_offset_reply(uint8_t* out, const PullHeader* header, int64_t offset) noexcept nogil:
+    """The frame that answers a query of an offset, or (offset -1) a commit."""
+    cdef uint8_t* p = out + 8
+    cdef uint8_t* ext
+    cdef int32_t length
+    if header.serialize == SERIALIZE_JSON:
+        p = put_bytes(p, b'{"code":0,', 10)
+        if offset >= 0:
+            p = put_json_number(p, b'"extFields":{"offset":"', 23, offset)
+            p = put_bytes(p, b'"},', 3)
+        p = put_json_number(p, b'"flag":1,"language":"JAVA","opaque":', 36, header.opaque)
+        p = put_bytes(p, b',"serializeTypeCurrentRPC":"JSON","version":479}', 48)
+    else:
+        store_be16(p, 0)
+        p[2] = 0
+        store_be16(p + 3, 479)
+        store_be32(p + 5, <uint32_t>header.opaque)
+        store_be32(p + 9, FLAG_RESPONSE)
+        store_be32(p + 13, 0)
+        ext = p + 17
+        p = ext + 4
+        if offset >= 0:
+            p = put_binary_number(p, b"offset", 6, offset)
+        store_be32(ext, <uint32_t>(p - ext - 4))
+    length = <int32_t>(p - out)
+    store_be32(out, length - 4)
     store_be32(out + 4, (<uint32_t>header.serialize << 24) | (length - 8))
     return length
 

@@ -167,6 +167,7 @@ class Broker:
         )
         self.hot = HotPulls(self, reactor)
         self.offsets.before = self.stats.before_reading = self.hot.sync
+        self.offsets.on_commit = self.hot.committed
         self.offsets.on_reset = self.groups.on_change = self.sessions.on_change = self.hot.revoke
         self._dispatcher = Dispatcher(self, handler_tables())
         self.vip = VipService(self)

@@ -2,7 +2,9 @@
 
 The reactor serves a pull by itself only if the cold road has served one like it and granted the others
 (`grant`). Whatever a pull is checked for revokes all grants when it changes (`revoke`). Offsets and statistics of hot
-pulls wait in the reactor until `sync` takes them over; everybody who reads or writes those tables calls it first.
+pulls wait in the reactor until `sync` takes them over; everybody who reads or writes those tables calls it first. The
+other way round a grant brings the group's committed offsets along, `committed` passes on later ones, and whatever else
+changes them revokes.
 """
 
 from __future__ import annotations
@@ -26,8 +28,10 @@ class PullRoad(Protocol):
     def grant_pulls(
         self, group: str, topic: str, *, queues: int, subscription: str | None, lite: bool, sub_version: int,
         tag_codes: Collection[int] | None, max_messages: int, max_bytes: int, suspend_ms: int, group_sys_flag: int,
-        topic_sys_flag: int,
+        topic_sys_flag: int, offsets: Collection[tuple[int, int]] = (),
     ) -> None: ...  # fmt: skip
+
+    def know_offset(self, group: str, topic: str, queue_id: int, offset: int) -> None: ...
 
     def revoke_pulls(self) -> None: ...
 
@@ -42,7 +46,7 @@ class HotPulls:
     def __init__(self, broker: Broker, road: PullRoad | None) -> None:
         self._broker = broker
         self._road = road
-        self._granted = False
+        self._granted: set[tuple[str, str]] = set()
         self._syncing = False
 
     def grant(
@@ -78,14 +82,20 @@ class HotPulls:
             suspend_ms=-1 if config.long_polling_enable else config.short_polling_time_mills,
             group_sys_flag=group_sys_flag,
             topic_sys_flag=topic.topic_sys_flag,
+            offsets=list(broker.offsets.offsets_of(header.consumer_group, header.topic).items()),
         )
-        self._granted = True
+        self._granted.add((header.consumer_group, header.topic))
 
     def revoke(self) -> None:
         """Something that pulls are checked for has changed."""
         if self._road is not None and self._granted:
-            self._granted = False
+            self._granted.clear()
             self._road.revoke_pulls()
+
+    def committed(self, group: str, topic: str, queue_id: int, offset: int) -> None:
+        """An offset was committed on the cold road: the hot one answers queries with it."""
+        if self._road is not None and not self._syncing and (group, topic) in self._granted:
+            self._road.know_offset(group, topic, queue_id, offset)
 
     def answer_held(self) -> None:
         """The broker stops: every held pull is answered."""

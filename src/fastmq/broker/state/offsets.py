@@ -48,6 +48,8 @@ class ConsumerOffsetTable:
         self._commits = 0
         self._changed = False
         self.before: Callable[[], None] = nothing  # takes over what others committed, before a table is used
+        # who keeps copies of committed offsets hears of one commit, or that any others have changed
+        self.on_commit: Callable[[str, str, int, int], None] = _nobody
         self.on_reset: Callable[[], None] = nothing
         self.data_version = DataVersion(counter=0, state_version=0, timestamp=wall_ms())
         self._load()
@@ -68,6 +70,7 @@ class ConsumerOffsetTable:
         """Store an offset, also one lower than before; the last of so many commits."""
         self.before()
         self._committed.setdefault(offset_key(topic, group), {})[queue_id] = offset
+        self.on_commit(group, topic, queue_id, offset)
         self._changed = True
         step = self._config().consumer_offset_update_version_step
         before = self._commits
@@ -157,6 +160,7 @@ class ConsumerOffsetTable:
         queues = self._committed.get(offset_key(topic, source))
         if queues is not None:
             self._committed[offset_key(topic, target)] = dict(queues)
+            self.on_reset()
             self._changed = True
 
     # --- file --------------------------------------------------------------------------------------------------------
@@ -203,6 +207,7 @@ class ConsumerOffsetTable:
                 yield topic, group, queues
 
     def _delete(self, matches: Callable[[str, str], bool]) -> None:
+        self.on_reset()
         for table in (self._committed, self._pulled, self._reset):
             for key in [key for key in table if matches(*_split(key))]:
                 del table[key]
@@ -221,6 +226,10 @@ class ConsumerOffsetTable:
                         table[key] = dict(_queue(key, *item) for item in queues.items())
         except ProtocolError as error:
             raise StoreError(f"{self._path}: {error}") from error
+
+
+def _nobody(_group: str, _topic: str, _queue_id: int, _offset: int) -> None:
+    pass
 
 
 def _queue(key: str, queue_id: str, offset: Any) -> tuple[int, int]:
