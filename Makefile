@@ -7,7 +7,7 @@ SOURCES := $(wildcard src/fastmq/*.pyx src/fastmq/*.pxd src/fastmq/*.c src/fastm
 DATA ?= data
 
 .DEFAULT_GOAL := help
-.PHONY: help build debug asan serve check test test-all crash wire interop fuzz bench docs clean
+.PHONY: help build debug asan serve check test test-all crash wire interop fuzz bench bench-compare bench-stalls bench-scaling clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,15 @@ fuzz: build ## only the fuzzers
 
 bench: build ## micro-benchmarks
 	$(PY) -m pytest bench --benchmark-only
+
+bench-compare: build ## fastmq against a real Apache RocketMQ (JDK and Maven; 20 minutes)
+	PYTHONPATH=src $(PY) bench/compare_apache.py
+
+bench-stalls: build ## sends while other things go on
+	PYTHONPATH=src $(PY) bench/stalls.py
+
+bench-scaling: build ## cost of a message as work grows (30 GB of disk)
+	PYTHONPATH=src $(PY) bench/scaling.py
 
 clean: ## what was built
 	rm -rf build src/fastmq/*.so src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

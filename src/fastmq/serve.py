@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -35,6 +36,8 @@ SERVICE_BROKER = 0
 SERVICE_VIP = 1
 SERVICE_NAMESRV = 2
 
+OPEN_FILES_WANTED = 1 << 17
+
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_AT_ONCE = 130
@@ -57,6 +60,7 @@ def run_nameserver(namesrv: NamesrvConfig, *, started: float | None = None) -> i
 
 def _run(broker: BrokerConfig | None, namesrv: NamesrvConfig | None, started: float | None) -> int:
     begin = time.monotonic() if started is None else started
+    raise_file_limit()
     code = EXIT_OK
     try:
         trio.run(_serve, broker, namesrv, begin)
@@ -70,6 +74,16 @@ def _run(broker: BrokerConfig | None, namesrv: NamesrvConfig | None, started: fl
         log.critical("fastmq stops because of an unexpected failure", exc_info=True)
         code = EXIT_FAILED
     return code
+
+
+def raise_file_limit(wanted: int = OPEN_FILES_WANTED) -> int:
+    """Raise the soft limit of open files as far as the hard one allows: each connection takes one. The new limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        return allowed
+    return soft
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

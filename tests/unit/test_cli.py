@@ -166,3 +166,16 @@ def test_python_m_fastmq_is_the_same_program() -> None:
         timeout=30,
     )
     assert done.stdout == f"fastmq {fastmq.__version__}\n"
+
+
+def test_a_server_may_open_as_many_files_as_the_system_allows() -> None:
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 256));"
+        "from fastmq.serve import raise_file_limit; print(raise_file_limit(), raise_file_limit(100));"
+        "print(resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    source = str(Path(fastmq.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": source}, check=True, timeout=30
+    )
+    assert done.stdout.splitlines() == ["256 256", "(256, 256)"]

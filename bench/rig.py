@@ -1,0 +1,128 @@
+"""What the measuring scripts beside this file share: servers as processes, and `fastmq bench` runs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
+
+from fastmq.protocol.command import Command, decode_frame, encode_frame  # noqa: E402
+from support.servers import ApachePeer, FastmqServer, Server  # noqa: E402
+
+LEVELS = "1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h"
+PLAIN = {"enablePropertyFilter": "false", "messageDelayLevel": LEVELS}  # the tests' settings are not ours
+
+
+class ApacheForBench(ApachePeer):
+    """Apache RocketMQ as one runs it: the full compiler, G1, a heap of `heap`."""
+
+    heap = "4g"
+
+    def _spawn(self, command: Sequence[str], env: Mapping[str, str]) -> None:
+        changed = []
+        for word in command:
+            if word.startswith(("-Xms", "-Xmx")) and word.endswith("512m"):
+                changed.append(word[:4] + self.heap)
+            elif word == "-XX:+UseSerialGC":
+                changed.append("-XX:+UseG1GC")
+            elif word.startswith("-XX:MaxDirectMemorySize"):
+                changed.append("-XX:MaxDirectMemorySize=4g")
+            elif not word.startswith("-XX:TieredStopAtLevel"):
+                changed.append(word)
+        super()._spawn(changed, env)
+
+
+@contextlib.contextmanager
+def serving(settings: Mapping[str, str] | None = None, *, apache: bool = False) -> Iterator[Server]:
+    """A server with the default settings but those given, on free ports; its data goes away at the end.
+
+    FASTMQ_BENCH_DIR says where the data goes meanwhile.
+    """
+    with tempfile.TemporaryDirectory(dir=os.environ.get("FASTMQ_BENCH_DIR")) as folder:
+        kind = ApacheForBench if apache else FastmqServer
+        server = kind(Path(folder), {**PLAIN, **(settings or {})})
+        with server:
+            yield server
+
+
+def bench(server: Server, *arguments: object) -> dict[str, Any]:
+    """One `fastmq bench` run against a server; SystemExit with its words if it failed."""
+    words = [str(argument) for argument in arguments]
+    command = [sys.executable, "-m", "fastmq", "bench", words[0], "-n", server.namesrv, *words[1:], "--json"]
+    subprocess.run(["sync"], check=True)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(words)}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def environment() -> dict[str, str]:
+    """With this tree's package on the path, and bytecode cached as usual."""
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    return env | {"PYTHONPATH": str(ROOT / "src")}
+
+
+class Wire:
+    """A bare connection to a server: one request, its answer."""
+
+    def __init__(self, address: str) -> None:
+        host, _, port = address.rpartition(":")
+        self._socket = socket.create_connection((host, int(port)))
+        self._number = 0
+
+    def ask(self, code: int, ext: Mapping[str, str] | None = None, body: bytes = b"") -> Command:
+        """EOFError if the server closes the connection."""
+        self._number += 1
+        self._socket.sendall(encode_frame(Command(code, opaque=self._number, ext=dict(ext or {}), body=body)))
+        head = self._receive(4)
+        return decode_frame(head + self._receive(int.from_bytes(head, "big")))
+
+    def _receive(self, size: int) -> bytes:
+        data = bytearray()
+        while len(data) < size:
+            piece = self._socket.recv(min(1 << 20, size - len(data)))
+            if not piece:
+                raise EOFError
+            data += piece
+        return bytes(data)
+
+
+def memory_kib(server: Server, field: str = "RssAnon") -> int:
+    """A line of /proc/PID/status of the server's only process."""
+    (process,) = server.processes
+    text = Path(f"/proc/{process.pid}/status").read_text()
+    found = re.search(rf"^{field}:\s+(\d+) kB", text, re.MULTILINE)
+    assert found is not None
+    return int(found[1])
+
+
+@contextlib.contextmanager
+def beside(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that disturbs while the block runs."""
+    process = subprocess.Popen([sys.executable, *arguments], env=environment())
+    try:
+        yield process
+        assert process.poll() is None, f"{arguments} ended with {process.returncode}"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    lines += [f"| {' | '.join(str(cell) for cell in row)} |" for row in rows]
+    return "\n".join(lines)
