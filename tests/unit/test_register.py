@@ -182,10 +182,57 @@ def test_a_new_topic_is_announced_at_once() -> None:
         assert await world.registrar.wait_announced(1)
         assert trio.current_time() < 3.1
         for server in world.servers.values():
-            assert "new" in server.topics(), "and the whole table with it"
-            assert len(server.topics()) == 3
+            assert set(server.topics()) == {"new"}, "the others are known"
+        await trio.sleep(31)
+        for server in world.servers.values():
+            assert set(server.topics()) == {"t", "u", "new"}, "the whole table from time to time"
 
     world.play(scenario)
+
+
+def test_the_whole_table_goes_out_where_an_increment_will_not_do() -> None:
+    world = World()
+    whole = {"t", "u", "new"}
+
+    async def scenario() -> None:
+        sent = world.servers[A]
+        world.table["new"] = TopicConfig("new")
+        world.registrar.changed(["new"])
+        world.registrar.changed()  # settings, too
+        assert await world.registrar.wait_announced(1)
+        assert set(sent.topics()) == whole
+        world.registrar.changed(["t", "gone"])  # deleted
+        assert await world.registrar.wait_announced(1)
+        assert set(sent.topics()) == whole
+        world.registrar.changed(["t"])
+        assert await world.registrar.wait_announced(1)
+        assert set(sent.topics()) == {"t"}
+        for channel in sent.channels:
+            channel.close()  # a name server that restarts knows nothing
+        world.registrar.changed(["u"])
+        await trio.sleep(2)
+        assert set(sent.topics()) == whole
+        for number in range(2000):
+            world.table[f"many-{number}"] = TopicConfig(f"many-{number}")
+            world.registrar.changed([f"many-{number}"])
+        assert await world.registrar.wait_announced(1)
+        assert len(sent.topics()) == 2003
+
+    world.play(scenario)
+
+
+def test_topics_made_in_a_row_are_one_increment() -> None:
+    world = World()
+
+    async def scenario() -> None:
+        for name in ("v", "w", "x"):
+            world.table[name] = TopicConfig(name)
+            world.registrar.changed([name])
+        assert await world.registrar.wait_announced(1)
+        assert set(world.servers[A].topics()) == {"v", "w", "x"}
+
+    world.play(scenario)
+    assert len(world.servers[A].times()) == 2
 
 
 def test_changes_in_a_row_are_sent_together() -> None:

@@ -1,9 +1,10 @@
 """Telling the name servers who we are and which topics we have (RocketMQ's BrokerOuterAPI.registerBrokerAll).
 
 Every name server has a task of its own with its own connection, so that one that hangs delays nobody. A task registers
-at the start, again after ten seconds, then every `registerNameServerPeriod`, and at once when the topics or the
-configuration change. The whole table is sent each time: a name server applies it when its data version is new, and the
-whole table can never be mistaken for the increment of a broker it does not know (which it refuses).
+at the start, again after ten seconds, then every `registerNameServerPeriod`, and when topics or settings change.
+The whole table is sent each time but for changed topics, which go alone (as registerIncrementBrokerData): only over a
+connection that the whole table went over before, because a name server refuses one topic of a broker it does not know.
+A deleted topic or changed settings need the whole table.
 
 A failure is tried again after 1, 2, 4, ... seconds, and logged when the state of a name server changes, not each time.
 """
@@ -41,6 +42,7 @@ log = logging.getLogger("fastmq.broker.register")
 FIRST_REPEAT_S: Final = 10.0
 RETRY_FIRST_S: Final = 1.0
 RETRY_MAX_S: Final = 10.0
+INCREMENT_MAX: Final = 1000  # topics; more changes at once, and all are sent
 START_TIMEOUT_S: Final = 5.0  # how long a start waits for name servers that do not answer
 UNREGISTER_TIMEOUT_S: Final = 1.0
 
@@ -160,12 +162,18 @@ class Registrar:
         self._generation = 0
         self._moved = trio.Event()  # a new generation, or a server has answered
         self._stopped = False
+        self._increments: dict[int, frozenset[str]] = {}  # generation -> topics that changed in it, the newest ones
 
     # --- what others call --------------------------------------------------------
 
     def changed(self, topics: Iterable[str] = ()) -> None:
-        """Topics (their names do not matter) or settings have changed: register everywhere as soon as possible."""
+        """These topics, or settings, have changed: tell every name server as soon as possible."""
         self._generation += 1
+        names = frozenset(topics)
+        if names and sum(map(len, self._increments.values()), len(names)) <= INCREMENT_MAX:
+            self._increments[self._generation] = names
+        else:
+            self._increments.clear()  # what came before has to go with the whole table, too
         self._notify()
 
     async def wait_announced(self, timeout_s: float) -> bool:
@@ -284,7 +292,8 @@ class Registrar:
         while channel.alive and not self._stopped:
             generation = self._generation
             config = self._config()
-            request = await self._request(config)
+            increment = self._increment_since(server.generation) if repeats else None
+            request = await self._request(config, increment)
             answer = await channel.call(request, config.register_broker_timeout_mills / 1000)
             if self._stopped:
                 return
@@ -315,18 +324,29 @@ class Registrar:
         server.tried.set()
         self._notify()
 
-    async def _request(self, config: BrokerConfig) -> Command:
+    def _increment_since(self, generation: int) -> frozenset[str] | None:
+        """The topics that have changed since a generation; None if that is all that is known or nothing has."""
+        missing = range(generation + 1, self._generation + 1)
+        if not missing or any(number not in self._increments for number in missing):
+            return None
+        return frozenset().union(*(self._increments[number] for number in missing))
+
+    async def _request(self, config: BrokerConfig, increment: frozenset[str] | None) -> Command:
+        """With all topics, or with those of an increment, which a name server takes from whom it knows."""
         identity = self._identity()
+        topics = [topic for topic in self._topics() if increment is None or topic.topic_name in increment]
+        if increment is not None and len(topics) != len(increment):
+            return await self._request(config, None)  # a topic was deleted
         encode = partial(
             register_body,
-            list(self._topics()),
+            topics,
             self._data_version(),
             config.broker_permission,
             mapping_version=self._mapping_version,
             compressed=config.compressed_register,
         )
         # in a thread: some thousand topics take a tenth of a second
-        body = await self._in_thread(encode)
+        body = await self._in_thread(encode) if increment is None else encode()
         header = RegisterBrokerRequest(
             broker_name=identity.name,
             broker_addr=identity.address,

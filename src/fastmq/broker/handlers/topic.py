@@ -241,16 +241,17 @@ def get_all_topic_config(broker: Broker, peer: Peer, request: Command) -> Reply:
     """GET_ALL_TOPIC_CONFIG (21): everything, or a page for a reader that names the version it has begun with."""
     header = GetAllTopicConfigRequest.decode(request.ext)
     version = broker.topics.data_version
-    topics = sorted(broker.topics.names())
-    page = page_of(topics, header.topic_seq, header.max_topic_num, header.data_version, version)
+    topics = broker.topics.names()
+    page = page_of(sorted(topics) if header.data_version else [], header.topic_seq, header.max_topic_num,
+                   header.data_version, version)  # fmt: skip
     reply = Reply()
+    text = broker.topics.whole_text() if page is None else broker.topics.texts(page)
     if page is not None:
         reply.ext = GetAllTopicConfigResponse(total_topic_num=len(topics)).encode()
-        topics = page
     table = TopicConfigTable(
         data_version=version, mapping_data_version=DataVersion(timestamp=broker.stats.boot_timestamp_ms)
     )
-    reply.body = dumps(table.to_json() | {"topicConfigTable": broker.topics.texts(topics)})
+    reply.body = dumps(table.to_json() | {"topicConfigTable": text})
     return reply
 
 
