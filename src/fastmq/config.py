@@ -419,7 +419,9 @@ class BrokerConfig(_Config):
     controller_heart_beat_timeout_mills: int = _kept("controllerHeartBeatTimeoutMills", 10000)
     use_static_subscription: bool = _kept("useStaticSubscription", False)
     revive_queue_num: int = _setting("reviveQueueNum", 8, "queues of the pop revive topic")
-    revive_interval: int = _kept("reviveInterval", 1000)
+    revive_interval: int = _setting(
+        "reviveInterval", 1000, "longest pause between looks at the pop revive topic", _PERIOD
+    )
     revive_scan_time: int = _kept("reviveScanTime", 10000)
     revive_max_slow: int = _kept("reviveMaxSlow", 3)
     enable_pop_buffer_merge: bool = _kept("enablePopBufferMerge", False)
@@ -439,19 +441,34 @@ class BrokerConfig(_Config):
         "enableNotifyAfterPopOrderLockRelease", True, "wake waiting pops when an ordered queue is free again"
     )
     pop_polling_map_expire_time_seconds: int = _kept("popPollingMapExpireTimeSeconds", 600)
-    pop_from_retry_probability: int = _kept("popFromRetryProbability", 20)
-    enable_retry_topic_v2: bool = _kept("enableRetryTopicV2", False)
-    retrieve_message_from_pop_retry_topic_v1: bool = _kept("retrieveMessageFromPopRetryTopicV1", True)
+    pop_from_retry_probability: int = _setting(
+        "popFromRetryProbability", 20, "percent of pops that look into the retry topic first", (0, 100)
+    )
+    enable_retry_topic_v2: bool = _setting(
+        "enableRetryTopicV2", False, "pop retry topics are %RETRY%group+topic, not group_topic"
+    )
+    retrieve_message_from_pop_retry_topic_v1: bool = _setting(
+        "retrieveMessageFromPopRetryTopicV1", True, "with V2, half of the pops look into the V1 retry topic"
+    )
     pop_revive_max_return_size_per_read: int = _kept("popReviveMaxReturnSizePerRead", 16384)
     pop_revive_max_attempt_times: int = _kept("popReviveMaxAttemptTimes", 16)
     pop_consumer_fs_service_init: bool = _kept("popConsumerFSServiceInit", True)
     pop_consumer_kv_service_enable: bool = _kept("popConsumerKVServiceEnable", False)
-    enable_pop_message_threshold: bool = _kept("enablePopMessageThreshold", False)
-    pop_inflight_message_threshold: int = _kept("popInflightMessageThreshold", 10000)
+    enable_pop_message_threshold: bool = _setting(
+        "enablePopMessageThreshold", False, "stop popping while too many messages of a queue are in flight"
+    )
+    pop_inflight_message_threshold: int = _setting(
+        "popInflightMessageThreshold", 10000, "how many are too many", (0, _LONG - 1)
+    )
     enable_pop_batch_ack: bool = _kept("enablePopBatchAck", False)
     enable_skip_long_awaiting_ack: bool = _kept("enableSkipLongAwaitingAck", False)
     revive_ack_wait_ms: int = _kept("reviveAckWaitMs", 180_000)
-    pop_response_return_actual_retry_topic: bool = _kept("popResponseReturnActualRetryTopic", False)
+    init_pop_offset_by_check_msg_in_mem: bool = _setting(
+        "initPopOffsetByCheckMsgInMem", True, "a new pop group begins at 0 while message 0 is in memory"
+    )
+    pop_response_return_actual_retry_topic: bool = _setting(
+        "popResponseReturnActualRetryTopic", False, "popped messages keep the name of their retry topic"
+    )
     server_load_balancer_enable: bool = _setting(
         "serverLoadBalancerEnable", True, "answer requests for queue assignments"
     )

@@ -40,10 +40,14 @@ ITEM_KEYS: Final[Mapping[str, str]] = {
     "QUEUE_GET_SIZE": "topic@queueId@group",
     "GROUP_GET_NUMS": "topic@group",
     "GROUP_GET_SIZE": "topic@group",
+    "GROUP_ACK_NUMS": "topic@group",
+    "GROUP_CK_NUMS": "topic@group",
     "SNDBCK_PUT_NUMS": "topic@group",
     "DLQ_PUT_NUMS": "topic@group",
     "BROKER_PUT_NUMS": "cluster",
     "BROKER_GET_NUMS": "cluster",
+    "BROKER_ACK_NUMS": "cluster",
+    "BROKER_CK_NUMS": "cluster",
     "BROKER_PUT_NUMS_WITHOUT_SYSTEM_TOPIC": "cluster",
     "BROKER_GET_NUMS_WITHOUT_SYSTEM_TOPIC": "cluster",
 }
@@ -171,6 +175,16 @@ class BrokerStats:
     def on_send_back(self, group: str, topic: str, nums: int = 1) -> None:
         """A consumer returned messages for another try."""
         self._add("SNDBCK_PUT_NUMS", f"{topic}@{group}", nums, 1)
+
+    def on_checkpoint(self, group: str, topic: str) -> None:
+        """A pop of a queue, or a change of an invisible time, made a checkpoint."""
+        self._add("GROUP_CK_NUMS", f"{topic}@{group}", 1, 1)
+        self._add("BROKER_CK_NUMS", self._cluster, 1, 1)
+
+    def on_ack(self, group: str, topic: str, nums: int) -> None:
+        """Popped messages were acknowledged."""
+        self._add("GROUP_ACK_NUMS", f"{topic}@{group}", nums, 1)
+        self._add("BROKER_ACK_NUMS", self._cluster, nums, 1)
 
     def on_dead_letter(self, group: str, topic: str, nums: int = 1) -> None:
         """Messages of `topic` were given up for `group` and went to its dead letter topic."""

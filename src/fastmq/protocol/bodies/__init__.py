@@ -39,6 +39,7 @@ from fastmq.protocol.bodies.admin import (
     ResetOffsetBody,
     TopicOffset,
     TopicStatsTable,
+    batch_ack_broker,
     batch_acks,
     consume_time_span,
 )
@@ -171,6 +172,7 @@ __all__ = [
     "TopicOffset",
     "TopicRouteData",
     "TopicStatsTable",
+    "batch_ack_broker",
     "batch_acks",
     "consume_time_span",
     "consumer_id_list",

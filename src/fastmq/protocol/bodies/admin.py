@@ -427,13 +427,23 @@ class BatchAck:
     @property
     def offsets(self) -> list[int]:
         """The acknowledged offsets, ascending."""
-        bits = int.from_bytes(self.acked, "little")
-        return [self.start_offset + index for index in range(bits.bit_length()) if bits >> index & 1]
+        return [
+            self.start_offset + 8 * place + bit
+            for place, byte in enumerate(self.acked)
+            if byte
+            for bit in range(8)
+            if byte >> bit & 1
+        ]
 
 
 def batch_acks(body: bytes | str) -> list[BatchAck]:
     """The items of the body of code 200151."""
     return as_list(read_object(body, "the body").get("acks"), BatchAck.from_json)
+
+
+def batch_ack_broker(body: bytes | str) -> str:
+    """The broker that the pops of the body of code 200151 were from, empty if it does not say."""
+    return as_str(read_object(body, "the body").get("brokerName"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

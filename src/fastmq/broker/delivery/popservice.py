@@ -1,0 +1,263 @@
+"""The loop around `poprevive`: reads the revive queues and puts what was not acknowledged into the retry topics.
+
+Driven by the clock: a checkpoint is over when its time has come and everything due until then has come out of the
+timer, whether or not there is any traffic. Each step does a bounded amount of work: other tasks have their turn.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from fastmq import _store as st
+from fastmq.broker.delivery.longpoll import Watch
+from fastmq.broker.delivery.pop import RETRY_QUEUES
+from fastmq.broker.delivery.popck import ACK_TAG, BATCH_ACK_TAG, CK_TAG, Ack, CheckPoint, normal_topic
+from fastmq.broker.delivery.poprevive import NOTHING_DONE, Pending, ReviveQueue
+from fastmq.errors import ProtocolError, RequestError, UsageError
+from fastmq.limits import MAX_PROPERTIES_BYTES
+from fastmq.protocol import message as m
+from fastmq.protocol import names
+from fastmq.protocol.fields import parse_int64
+
+if TYPE_CHECKING:
+    from fastmq.broker.app import Broker
+
+log = logging.getLogger("fastmq.broker.pop")
+
+ENTRIES_A_STEP: Final = 64  # of one queue
+CHECKPOINTS_A_STEP: Final = 8  # of one queue; each holds up to 32 messages
+RETRY_MS: Final = 100  # after something could not be stored
+SOON_MS: Final = 50  # when the timer has not come as far as the clock
+
+ReviveKey = tuple[str, int]
+"""A revive topic and a queue of it."""
+
+
+class PopRevive:
+    """The revive queues of this broker. `acks_known`: wall time up to which all acks lie in these queues."""
+
+    def __init__(self, broker: Broker, *, watch: Watch, acks_known: Callable[[], int]) -> None:
+        self._broker = broker
+        self._watch = watch
+        self._acks_known = acks_known
+        self._committed: dict[ReviveKey, int] = {}
+        self._queues: dict[ReviveKey, ReviveQueue] = {}
+        self._stuck: set[ReviveKey] = set()
+        self._wake = trio.Event()
+        self.revived = 0
+
+    # --- one step: no waiting ----------------------------------------------------------------------------------------
+
+    def step(self) -> int | None:
+        """Do some of what there is to do; the wall time of the next thing, None: not before a queue moves."""
+        next_ms: int | None = None
+        for key in self._keys():
+            again_ms = self._step_queue(key)
+            if again_ms is not None:
+                next_ms = again_ms if next_ms is None else min(next_ms, again_ms)
+        return next_ms
+
+    def statistics(self) -> dict[str, int]:
+        """Checkpoints that wait for their time or for the store, and messages revived since the start."""
+        return {"pending_checkpoints": sum(map(len, self._queues.values())), "revived_messages": self.revived}
+
+    def _keys(self) -> list[ReviveKey]:
+        """All revive queues: those that are in use, and what fewer queues or another cluster name left behind."""
+        broker = self._broker
+        topic = broker.pop.revive_topic
+        config = broker.topics.get(topic)
+        count = max(broker.config.revive_queue_num, config.read_queue_nums if config is not None else 0)
+        keys = dict.fromkeys((topic, queue_id) for queue_id in range(count))
+        if not self._queues:
+            keys.update(
+                dict.fromkeys(
+                    (name, queue_id)
+                    for name, queue_id, _, _ in broker.store.queues()
+                    if name.startswith(names.REVIVE_TOPIC_PREFIX)
+                )
+            )
+        for key in keys:
+            if key not in self._queues:
+                committed = broker.offsets.query(names.REVIVE_CONSUMER_GROUP, *key)
+                self._queues[key] = ReviveQueue(committed)
+                self._committed[key] = committed
+        return list(self._queues)
+
+    def _step_queue(self, key: ReviveKey) -> int | None:
+        broker, queue = self._broker, self._queues[key]
+        now_ms = broker.clock.wall_ms()
+        # asked before the end is looked at: an ack known by then lies before that end
+        acks_known_ms = min(self._acks_known(), now_ms)
+        end = self._watch(*key, True)
+        self._read(key, queue, end)
+        queue = self._queues[key]
+        at_end = queue.next_offset >= end
+        horizon_ms = queue.horizon(acks_known_ms, at_end=at_end)
+        stuck = False
+        for number, pending in enumerate(queue.due(horizon_ms), 1):
+            if not self._revive(key, pending):
+                stuck = True
+                break
+            queue.finish(pending)
+            if number == CHECKPOINTS_A_STEP:
+                break
+        self._commit(key, queue.committed(horizon_ms))
+        if stuck:
+            return now_ms + RETRY_MS
+        if not at_end:
+            return now_ms
+        next_ms = queue.next_due_ms()
+        if next_ms is None or next_ms > now_ms:
+            return next_ms
+        return now_ms if next_ms <= horizon_ms else now_ms + SOON_MS
+
+    def _read(self, key: ReviveKey, queue: ReviveQueue, end: int) -> None:
+        """The next entries of a queue."""
+        store = self._broker.store
+        low = (store.queue_offsets(*key) or (0, 0))[0]
+        if queue.next_offset < low:
+            log.warning("%s, queue %d: entries before %d are gone", *key, low)
+            queue.skip_to(low)
+        if queue.next_offset > end:
+            # the committed offset is of a log that had more in it; what comes now is new
+            log.warning("%s, queue %d: ends at %d, not at %d", *key, end, queue.next_offset)
+            self._queues[key] = ReviveQueue(end - 1)
+            self._committed[key] = end - 1
+            self._broker.offsets.commit(names.REVIVE_CONSUMER_GROUP, *key, end - 1)
+            return
+        if queue.next_offset == end:
+            return
+        for log_offset, _, _ in store.queue_entries(*key, queue.next_offset, ENTRIES_A_STEP):
+            entry, due_ms = self._entry(key, queue.next_offset, log_offset)
+            queue.feed(queue.next_offset, entry, due_ms)
+
+    def _entry(self, key: ReviveKey, offset: int, log_offset: int) -> tuple[CheckPoint | Ack | None, int]:
+        """What lies at an offset of a queue, and when it was due."""
+        record = self._broker.store.read_record(log_offset)
+        try:
+            if record is None:
+                raise ProtocolError(f"no message at log offset {log_offset}")
+            message, _ = m.decode_message(record)
+            properties = message.property_map
+            due_ms = parse_int64(properties.get(m.PROPERTY_TIMER_DELIVER_MS)) or 0
+            tag = properties.get(m.PROPERTY_TAGS)
+            if tag == CK_TAG:
+                return CheckPoint.decode(message.body), due_ms
+            if tag in (ACK_TAG, BATCH_ACK_TAG):
+                broker_name = self._broker.config.broker_name
+                return Ack.decode(message.body, batch=tag == BATCH_ACK_TAG, broker=broker_name), due_ms
+            raise ProtocolError(f"neither a checkpoint nor an ack but {tag!r}")
+        except ProtocolError as error:
+            log.error("%s, queue %d, offset %d: passed over: %s", *key, offset, error)
+            return None, 0
+
+    def _commit(self, key: ReviveKey, offset: int) -> None:
+        if offset > self._committed.get(key, NOTHING_DONE):
+            self._committed[key] = offset
+            self._broker.offsets.commit(names.REVIVE_CONSUMER_GROUP, *key, offset)
+
+    # --- making visible again ----------------------------------------------------------------------------------------
+
+    def _revive(self, key: ReviveKey, pending: Pending) -> bool:
+        """Put the open messages of a checkpoint into the retry topic. False if the store takes nothing now."""
+        broker, checkpoint = self._broker, pending.checkpoint
+        topic, group = normal_topic(checkpoint.topic, checkpoint.group), checkpoint.group
+        if topic not in broker.topics or group not in broker.groups:
+            log.info("a checkpoint of %s for %s is dropped: they do not exist any more", group, topic)
+            return True
+        for offset in checkpoint.open_offsets():
+            if not self._retry(checkpoint, offset) and not self._put_again(key, checkpoint, offset):
+                if key not in self._stuck:
+                    self._stuck.add(key)
+                    log.error("messages of %s cannot be put into its retry topic now, trying again", group)
+                return False
+            checkpoint.ack(offset)
+            broker.pop.inflight.subtract(checkpoint.topic, group, checkpoint.queue_id, 1, checkpoint.pop_time)
+        self._stuck.discard(key)
+        return True
+
+    def _retry(self, checkpoint: CheckPoint, offset: int) -> bool:
+        """Make one message visible again. What is no longer there is done with."""
+        broker, store = self._broker, self._broker.store
+        entries = store.queue_entries(checkpoint.topic, checkpoint.queue_id, offset, 1)
+        record = store.read_record(entries[0][0]) if entries else None
+        try:
+            original = None if record is None else m.decode_message(record)[0]
+        except ProtocolError:
+            original = None
+        if original is None:
+            log.warning("%s, queue %d: offset %d is gone", checkpoint.topic, checkpoint.queue_id, offset)
+            return True
+        topic = self._retry_topic(checkpoint)
+        properties = original.property_map
+        if original.reconsume_times == 0 or m.PROPERTY_FIRST_POP_TIME not in properties:
+            properties[m.PROPERTY_FIRST_POP_TIME] = str(checkpoint.pop_time)
+        text = m.encode_properties(properties)
+        try:
+            # not through the hook for delays: the message had its delay
+            appended = store.put(
+                topic,
+                0,
+                original.body,
+                text if len(text) <= MAX_PROPERTIES_BYTES else original.properties,
+                flag=original.flag,
+                sys_flag=original.sys_flag & ~(m.BORN_HOST_V6_FLAG | m.STORE_HOST_V6_FLAG),
+                born_timestamp_ms=original.born_timestamp,
+                born_host=broker.store_host,
+                reconsume_times=original.reconsume_times + 1,
+            )
+        except (UsageError, ValueError) as error:
+            log.error("%s, queue %d, offset %d: %s", checkpoint.topic, checkpoint.queue_id, offset, error)
+            return False
+        if appended.status != st.ST_OK:
+            return False
+        self.revived += 1
+        broker.stats.on_put(topic, 0, 1, appended.size)
+        return True
+
+    def _retry_topic(self, checkpoint: CheckPoint) -> str:
+        """The topic a message comes back in, which is made if it does not exist."""
+        broker, group = self._broker, checkpoint.group
+        topic = checkpoint.topic
+        if not names.is_retry_topic(topic):
+            topic = names.pop_retry_topic(group, topic, v2=broker.config.enable_retry_topic_v2)
+        if topic not in broker.topics:
+            broker.topics.create_internal(topic, queue_nums=RETRY_QUEUES)
+            if broker.offsets.query(group, topic, 0) < 0:
+                broker.offsets.commit(group, topic, 0, 0)
+        return topic
+
+    def _put_again(self, key: ReviveKey, checkpoint: CheckPoint, offset: int) -> bool:
+        """A message that the retry topic does not take is looked at again later."""
+        broker = self._broker
+        again = checkpoint.again(offset, broker.clock.wall_ms())
+        try:
+            return broker.pop.put_checkpoint(again, key[1]).status == st.ST_OK
+        except RequestError as error:
+            log.error("%s, queue %d, offset %d: %s", checkpoint.topic, checkpoint.queue_id, offset, error.remark)
+            return False
+
+    # --- the loop ----------------------------------------------------------------------------------------------------
+
+    def moved(self) -> None:
+        """A revive queue has new entries."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Revive until cancelled."""
+        while True:
+            self._wake = trio.Event()
+            next_ms = self.step()
+            now_ms = self._broker.clock.wall_ms()
+            if next_ms is not None and next_ms <= now_ms:
+                await trio.lowlevel.checkpoint()
+                continue
+            # the clock may be set meanwhile
+            longest_ms = self._broker.config.revive_interval
+            wait_ms = longest_ms if next_ms is None else min(longest_ms, next_ms - now_ms)
+            with trio.move_on_after(wait_ms / 1000):
+                await self._wake.wait()
