@@ -10,6 +10,8 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Final
 
+import trio
+
 from fastmq import _store as st
 from fastmq.broker.delivery.intake import OutgoingMessage, store_message
 from fastmq.broker.delivery.popck import CK_TAG, Ack, CheckPoint
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from fastmq._store import Appended
     from fastmq.broker.app import Broker
 
+WOKEN_A_STEP: Final = 32  # between two steps trio's other tasks have their turn
 RETRY_QUEUES: Final = 1
 """Queues of a pop retry topic (PopAckConstants.retryQueueNum)."""
 
@@ -64,6 +67,8 @@ class PopService:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._numbers = itertools.count()
+        self._to_wake: dict[tuple[str, str, int], None] = {}
+        self._wake = trio.Event()
         self.inflight = PopInflight(broker.clock.wall_ms())
 
     # --- where a pop begins ------------------------------------------------------------------------------------------
@@ -131,10 +136,33 @@ class PopService:
             born_timestamp_ms=broker.clock.wall_ms(),
             born_host=broker.store_host,
         )
-        appended = store_message(broker.store, message, delay_levels=broker.delay.level_count)
+        appended = store_message(broker, message)
         if appended.status == st.ST_OK:
             broker.stats.on_put(message.topic, message.queue_id, 1, appended.size)
         return appended
+
+    # --- others that wait --------------------------------------------------------------------------------------------
+
+    def wake_later(self, topic: str, group: str, queue_id: int) -> None:
+        """A pop has left messages: another one that waits may have them. Not at once: it may leave some, too."""
+        self._to_wake[topic, group, queue_id] = None
+        self._wake.set()
+
+    def wake_some(self) -> bool:
+        """Let some of the pops that wait look again; whether there are more of them."""
+        for key in list(itertools.islice(self._to_wake, WOKEN_A_STEP)):
+            del self._to_wake[key]
+            self._broker.popwaits.wake(*key)
+        return bool(self._to_wake)
+
+    async def run(self) -> None:
+        """Wake until cancelled."""
+        while True:
+            self._wake = trio.Event()
+            if self.wake_some():
+                await trio.lowlevel.checkpoint()
+            else:
+                await self._wake.wait()
 
     @property
     def revive_topic(self) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from fastmq import _store as st
 from fastmq.broker.delivery.popck import ORDER_REVIVE_QUEUE, CheckPoint, Receipt, retry_flag
+from fastmq.broker.delivery.popwait import ANY_QUEUE, HeldPop, Hold, wait_deadline
 from fastmq.broker.handlers.pull import tag_codes
 from fastmq.broker.handlers.send import FAQ
 from fastmq.broker.state.order_info import order_counts
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastmq.broker.pop")
 
 MAX_MESSAGES: Final = 32
+READS_A_TURN: Final = 4  # of a pop whose queues grow, or hold much that its filter leaves out
+LOOKED_AT: Final = 64  # new messages that are compared with a waiting pop's filter; more wake it
 STALE_AFTER_MS: Final = 500  # a request that was so much longer on its way than it wanted to wait
 
 _CORRECTED: Final = (st.OFFSET_TOO_SMALL, st.OFFSET_OVERFLOW_BADLY, st.OFFSET_FOUND_NULL)
@@ -53,10 +56,13 @@ class _Page:
     starts: list[str] = field(default_factory=list)
     offsets: list[str] = field(default_factory=list)
     counts: list[str] = field(default_factory=list)
+    ends: dict[tuple[str, int], int] = field(default_factory=dict)  # of the queues, as far as they were read
     flush_target: int | None = None
 
-    def reply(self, broker: Broker, header: PopMessageRequest) -> Reply:
-        """The answer, as far as it is the same for all outcomes."""
+    def reply(
+        self, broker: Broker, header: PopMessageRequest, nothing: ResponseCode = ResponseCode.POLLING_TIMEOUT
+    ) -> Reply:
+        """The answer; `nothing` is its code if there are no messages."""
         ext = {
             "popTime": str(self.pop_time),
             "invisibleTime": str(header.invisible_time),
@@ -68,10 +74,19 @@ class _Page:
         if header.order:
             ext["orderCountInfo"] = ";".join(self.counts)
         if not self.records:
-            return Reply(ResponseCode.POLLING_TIMEOUT, "NO_MESSAGE_IN_QUEUE", ext)
+            return Reply(nothing, "NO_MESSAGE_IN_QUEUE", ext)
         # a consumer must not have a message whose checkpoint a power loss could take back
         after_flush = self.flush_target if broker.config.sync_flush else None
         return Reply(ResponseCode.SUCCESS, "FOUND", ext, b"".join(self.records), after_flush)
+
+
+@dataclass(frozen=True, slots=True)
+class _PopContext:
+    """A pop that may have to wait."""
+
+    peer: Peer
+    request: Command
+    header: PopMessageRequest
 
 
 def pop_message(broker: Broker, peer: Peer, request: Command) -> Reply | None:
@@ -80,19 +95,74 @@ def pop_message(broker: Broker, peer: Peer, request: Command) -> Reply | None:
     now_ms = broker.clock.wall_ms()
     if header.born_time == 0:
         header = replace(header, born_time=now_ms)
+    deadline = wait_deadline(
+        born_ms=header.born_time, poll_ms=header.poll_time, now_ms=now_ms, now=broker.clock.monotonic()
+    )
+    return _process(broker, _PopContext(peer, request, header), deadline)
+
+
+def _process(broker: Broker, context: _PopContext, deadline: float | None) -> Reply | None:
+    """Answer a pop, or let it wait until `deadline`: then the answer is None."""
+    header = context.header
     try:
-        subscription = check_pop(broker, peer, header, now_ms)
+        subscription = check_pop(broker, context.peer, header)
     except RequestError as error:
         return _refused(error)
-    return take_messages(broker, header, subscription)
+    for _ in range(READS_A_TURN):
+        page = take_messages(broker, header, subscription)
+        if page.records:
+            if page.rest > 0:
+                broker.pop.wake_later(header.topic, header.consumer_group, header.queue_id)
+            return page.reply(broker, header)
+        if deadline is None or broker.draining:
+            break
+        match _hold(broker, context, subscription, page, deadline):
+            case Hold.HELD:
+                broker.longpoll_changed()
+                return None
+            case Hold.FULL:
+                return page.reply(broker, header, ResponseCode.POLLING_FULL)
+    return page.reply(broker, header)
 
 
-def check_pop(broker: Broker, peer: Peer, header: PopMessageRequest, now_ms: int) -> SubscriptionData:
+def _hold(broker: Broker, context: _PopContext, subscription: SubscriptionData, page: _Page, deadline: float) -> Hold:
+    """Let a pop wait for the queues it has read."""
+    header, codes = context.header, tag_codes(subscription)
+
+    def matches(queue: tuple[str, int], begin: int, end: int) -> bool:
+        if end - begin > LOOKED_AT:
+            return True
+        entries = broker.store.queue_entries(*queue, begin, end - begin)
+        return codes is None or any(code in codes for _, _, code in entries)
+
+    def again(held: HeldPop) -> None:
+        left = held.deadline if held.deadline > broker.clock.monotonic() else None
+        reply = _process(broker, context, left)
+        if reply is not None:
+            context.peer.reply(context.request, reply)
+
+    return broker.popwaits.pops.hold(
+        HeldPop(
+            topic=header.topic,
+            group=header.consumer_group,
+            queue_id=max(header.queue_id, ANY_QUEUE),
+            queues=page.ends,
+            deadline=deadline,
+            peer_id=context.peer.id,
+            request=context,
+            again=again,
+            matches=None if codes is None else matches,
+            filter=codes,
+        )
+    )
+
+
+def check_pop(broker: Broker, peer: Peer, header: PopMessageRequest) -> SubscriptionData:
     """The filter of a pop, or the RequestError that refuses it."""
     config = broker.config
     group_name, topic_name = header.consumer_group, header.topic
     broker.sessions.compensate(group_name, None, broker.clock.monotonic())
-    if now_ms - header.born_time - header.poll_time > STALE_AFTER_MS:
+    if broker.clock.wall_ms() - header.born_time - header.poll_time > STALE_AFTER_MS:
         raise RequestError(
             ResponseCode.POLLING_TIMEOUT, f"the broker[{config.broker_ip1}] pop message is timeout too much"
         )
@@ -159,8 +229,8 @@ def _refused(error: RequestError) -> Reply:
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def take_messages(broker: Broker, header: PopMessageRequest, subscription: SubscriptionData) -> Reply:
-    """Hand out what there is now: SUCCESS with messages, else POLLING_TIMEOUT."""
+def take_messages(broker: Broker, header: PopMessageRequest, subscription: SubscriptionData) -> _Page:
+    """Hand out what there is now."""
     config = broker.config
     chance = broker.random.randrange(100)
     revive_queue = ORDER_REVIVE_QUEUE if header.order else broker.pop.next_revive_queue()
@@ -174,7 +244,12 @@ def take_messages(broker: Broker, header: PopMessageRequest, subscription: Subsc
         _take_queue(broker, header, subscription, page, header.topic, header.queue_id)
     if not retry_first and not header.order and len(page.records) < header.max_msg_nums:
         _take_retries(broker, header, subscription, page, chance)
-    return page.reply(broker, header)
+    if not page.records and not header.order:
+        # whichever retry topic was read: a waiting pop waits for both
+        for v2 in (False, True):
+            topic = names.pop_retry_topic(header.consumer_group, header.topic, v2=v2)
+            page.ends.setdefault((topic, 0), (broker.store.queue_offsets(topic, 0) or (0, 0))[1])
+    return page
 
 
 def _take_retries(
@@ -205,6 +280,7 @@ def _take_queue(
 ) -> None:
     """What one queue has, as far as there is room; its checkpoint is stored with it."""
     config, store, group = broker.config, broker.store, header.consumer_group
+    end = page.ends[topic, queue_id] = (store.queue_offsets(topic, queue_id) or (0, 0))[1]
     start = broker.pop.start_offset(group, topic, queue_id, header.init_mode)
     if header.order and broker.order.blocked(
         topic, group, queue_id,
@@ -215,7 +291,6 @@ def _take_queue(
     in_flight = broker.pop.inflight.count(topic, group, queue_id)
     stopped = config.enable_pop_message_threshold and in_flight > config.pop_inflight_message_threshold
     if stopped or room <= 0 or page.size >= config.max_transfer_bytes_on_message_in_memory:
-        end = (store.queue_offsets(topic, queue_id) or (0, 0))[1]
         page.rest += max(0, end - start)
         return
     codes = tag_codes(subscription)
@@ -238,6 +313,7 @@ def _take_queue(
     elif result.status in (st.FOUND, *_SKIPPED) or (result.status in _EMPTY and result.next_offset < start):
         # filtered out or removed; or a queue that began anew, whose messages must not be taken for consumed
         broker.offsets.commit(group, topic, queue_id, result.next_offset)
+        page.ends[topic, queue_id] = result.next_offset
     page.rest += max(0, result.max_offset - result.next_offset)
 
 

@@ -151,7 +151,7 @@ def _ack_in_order(
         if not broker.order.blocked(
             topic, group, queue_id, attempt_id=None, invisible_ms=receipt.invisible_time, now_ms=now_ms
         ):
-            broker.pop_queue_freed(topic, group, queue_id)
+            broker.pop.wake_later(topic, group, queue_id)
 
 
 # --- change -----------------------------------------------------------------------------------------------------------
