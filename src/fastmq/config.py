@@ -367,7 +367,9 @@ class BrokerConfig(_Config):
     max_transfer_bytes_on_message_in_disk: int = _kept("maxTransferBytesOnMessageInDisk", 65_536)
     max_transfer_count_on_message_in_disk: int = _kept("maxTransferCountOnMessageInDisk", 8)
     auto_message_version_on_topic_len: bool = _kept("autoMessageVersionOnTopicLen", True)
-    timer_max_delay_sec: int = _kept("timerMaxDelaySec", 259_200)
+    timer_max_delay_sec: int = _setting(
+        "timerMaxDelaySec", 259_200, "longest time a timer message may wait, in seconds", (0, 1 << 40)
+    )
     fetch_namesrv_addr_by_address_server: bool = _kept("fetchNamesrvAddrByAddressServer", False)
     fetch_name_srv_addr_by_dns_lookup: bool = _kept("fetchNameSrvAddrByDnsLookup", False)
     update_name_server_addr_period: int = _kept("updateNameServerAddrPeriod", 120_000)

@@ -20,6 +20,8 @@ import trio
 from fastmq.broker.delivery.delay import DelayDelivery
 from fastmq.broker.delivery.longpoll import LongPollTable
 from fastmq.broker.delivery.notices import Notices
+from fastmq.broker.delivery.pop import PopService
+from fastmq.broker.delivery.popservice import PopRevive
 from fastmq.broker.delivery.popwait import PopWaitLimits, PopWaits
 from fastmq.broker.delivery.watches import QueueWatches
 from fastmq.broker.dispatch import Dispatcher, handler_tables
@@ -140,6 +142,8 @@ class Broker:
         self.watches = QueueWatches(store.watch)
         self.longpoll = LongPollTable(self.watches.part())
         self.popwaits = PopWaits(self.watches.part, limits=self._pop_wait_limits)
+        self.pop = PopService(self)
+        self.pop_revive = PopRevive(self, watch=self.watches.part(), acks_known=clock.wall_ms)
         self._deadline = trio.Event()
         self._awaited_deadline = math.inf
         self.delay = DelayDelivery(
@@ -219,7 +223,17 @@ class Broker:
     async def save_consumer_offsets(self) -> None:
         """Write the consumer offsets now, if they changed: a tool that moved some is not told so before."""
         async with self._saving_offsets:
-            await self._save("consumer offsets", self.offsets.take_snapshot(), self.offsets.save)
+            snapshot = self.offsets.take_snapshot()
+            if snapshot is None:
+                return
+            # offsets stand for checkpoints of pops and for messages that were revived: those must be on disk before
+            until = self.store.written_offset
+            if self.store.flushed_offset < until:
+                await trio.to_thread.run_sync(self.store.flush_step)
+            if self.store.flushed_offset < until:
+                self.offsets.not_saved()
+                return
+            await self._save("consumer offsets", snapshot, self.offsets.save)
 
     def longpoll_changed(self) -> None:
         """A pull or pop is held, or an ordered queue blocked: its deadline may be the next one."""
@@ -241,6 +255,8 @@ class Broker:
             nursery.start_soon(self._follow_queues)
             nursery.start_soon(self._answer_due_pulls)
             nursery.start_soon(self.delay.run)
+            nursery.start_soon(self.pop.run)
+            nursery.start_soon(self.pop_revive.run)
             nursery.start_soon(self._save_consumer_offsets)
             nursery.start_soon(self._save_delay_offsets)
             nursery.start_soon(self._scan)
@@ -283,6 +299,8 @@ class Broker:
             for count, (topic, queue_id, max_offset) in enumerate(self.store.take_moved(), 1):
                 if topic == names.SCHEDULE_TOPIC:
                     self.delay.moved()
+                elif topic.startswith(names.REVIVE_TOPIC_PREFIX):
+                    self.pop_revive.moved()
                 wake_pulls(self, topic, queue_id, max_offset)
                 self.popwaits.moved(topic, queue_id, max_offset)
                 if count % WOKEN_QUEUES_A_STEP == 0:

@@ -39,7 +39,14 @@ NOT_ON_VIP: Final = frozenset(
 )
 """Requests that may have to wait for a message: not served on the port for old clients' VIP channel."""
 
-SENDS: Final = frozenset({RequestCode.SEND_MESSAGE, RequestCode.SEND_MESSAGE_V2, RequestCode.SEND_BATCH_MESSAGE})
+SENDS: Final = frozenset(
+    {
+        RequestCode.SEND_MESSAGE,
+        RequestCode.SEND_MESSAGE_V2,
+        RequestCode.SEND_BATCH_MESSAGE,
+        RequestCode.POP_MESSAGE,  # without its group a checkpoint is worth nothing
+    }
+)
 
 
 def handler_tables() -> list[Mapping[Any, Any]]:

@@ -461,14 +461,14 @@ _ROWS: Final = (
     _known(_R.AUTH_DELETE_ACL, "A→B", h.AclRequest),
     _known(_R.AUTH_GET_ACL, "A→B", h.AclRequest),
     _known(_R.AUTH_LIST_ACL, "A→B", h.ListAclsRequest),
-    _known(_R.POP_MESSAGE, "C→B", h.PopMessageRequest, h.PopMessageResponse, "held"),
-    _known(_R.ACK_MESSAGE, "C→B", h.AckMessageRequest),
+    _served(_R.POP_MESSAGE, "C→B", h.PopMessageRequest, h.PopMessageResponse, "held"),
+    _served(_R.ACK_MESSAGE, "C→B", h.AckMessageRequest),
     _known(_R.PEEK_MESSAGE, "C→B", h.PeekMessageRequest, h.PopMessageResponse),
-    _known(_R.CHANGE_MESSAGE_INVISIBLETIME, "C→B", h.ChangeInvisibleTimeRequest, h.ChangeInvisibleTimeResponse),
+    _served(_R.CHANGE_MESSAGE_INVISIBLETIME, "C→B", h.ChangeInvisibleTimeRequest, h.ChangeInvisibleTimeResponse),
     _known(_R.NOTIFICATION, "C→B", h.NotificationRequest, h.NotificationResponse, "held"),
     _known(_R.POLLING_INFO, "C→B", h.PollingInfoRequest, h.PollingInfoResponse),
     _known(_R.POP_ROLLBACK, "A→B"),
-    _known(_R.BATCH_ACK_MESSAGE, "C→B"),
+    _served(_R.BATCH_ACK_MESSAGE, "C→B"),
 )
 
 REQUESTS: Final[Mapping[int, RequestSpec]] = MappingProxyType({int(row.code): row for row in _ROWS})

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from fastmq import _store as st
+from fastmq.broker.delivery.pop import RETRY_QUEUES
 from fastmq.broker.delivery.popck import ORDER_REVIVE_QUEUE, CheckPoint, Receipt, retry_flag
 from fastmq.broker.delivery.popwait import ANY_QUEUE, HeldPop, Hold, wait_deadline
 from fastmq.broker.handlers.pull import tag_codes
@@ -109,7 +110,10 @@ def _process(broker: Broker, context: _PopContext, deadline: float | None) -> Re
     except RequestError as error:
         return _refused(error)
     for _ in range(READS_A_TURN):
-        page = take_messages(broker, header, subscription)
+        try:
+            page = take_messages(broker, header, subscription)
+        except RequestError as error:
+            return _refused(error)
         if page.records:
             if page.rest > 0:
                 broker.pop.wake_later(header.topic, header.consumer_group, header.queue_id)
@@ -261,6 +265,9 @@ def _take_retries(
     if v2 and config.retrieve_message_from_pop_retry_topic_v1 and chance % 2 == 0:
         v2 = False
     topic = names.pop_retry_topic(header.consumer_group, header.topic, v2=v2)
+    if topic not in broker.topics and broker.store.queue_offsets(topic, 0) is not None:
+        # a crash has lost the topic, but not its messages
+        broker.topics.create_internal(topic, queue_nums=RETRY_QUEUES)
     _take_topic(broker, header, subscription, page, topic, chance)
 
 

@@ -192,6 +192,10 @@ class ConsumerOffsetTable:
             self._changed = True
             raise
 
+    def not_saved(self) -> None:
+        """A snapshot was not written after all: the next one is taken whatever happens."""
+        self._changed = True
+
     def persist(self) -> None:
         """Write what changed, now and here."""
         snapshot = self.take_snapshot()
