@@ -345,21 +345,39 @@ class BrokerConfig(_Config):
         "1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h",
         "delays of levels 1, 2, ... in s, m, h or d",
     )
+    reject_transaction_message: bool = _setting("rejectTransactionMessage", False, "refuse sends in transactions")
+    transaction_time_out: int = _setting(
+        "transactionTimeOut",
+        6000,
+        "age from which the producers of an open transaction are asked",
+        (0, _LONG - 1),
+    )
+    transaction_check_max: int = _setting(
+        "transactionCheckMax", 15, "how often they are asked about one transaction", _INT
+    )
+    transaction_check_interval: int = _setting(
+        "transactionCheckInterval", 30_000, "between two rounds of that", _PERIOD
+    )
+    transaction_op_msg_max_size: int = _setting(
+        "transactionOpMsgMaxSize", 4096, "text of an op message that is written at once", (1, 1 << 20)
+    )
+    transaction_op_batch_interval: int = _setting(
+        "transactionOpBatchInterval", 3000, "longest wait of an op message; above 20 it is 20", _PERIOD
+    )
+    transaction_metric_flush_interval: int = _setting(
+        "transactionMetricFlushInterval", 10_000, "how often to write transactionMetrics", _PERIOD
+    )
     sync_flush_timeout: int = _setting("syncFlushTimeout", 5000, "longest wait for a synchronous flush", _PERIOD)
     in_sync_replicas: int = _setting("inSyncReplicas", 1, "above 1 is refused: replication is not built yet", _COUNT)
     enable_d_leger_commit_log: bool = _setting("enableDLegerCommitLog", False, "not built, true is refused")
     store_type: str = _setting("storeType", "default", "only `default` is built", choices=("default", "defaultRocksDB"))
 
     # --- kept: read, checked and shown, without effect ----------------------------------------------------------------
-    reject_transaction_message: bool = _kept("rejectTransactionMessage", False)
     force_register: bool = _kept("forceRegister", True)
     disable_consume_if_consumer_read_slowly: bool = _kept("disableConsumeIfConsumerReadSlowly", False)
     consumer_fallbehind_threshold: int = _kept("consumerFallbehindThreshold", 16 << 30)
     enable_property_filter: bool = _kept("enablePropertyFilter", False)
     filter_support_retry: bool = _kept("filterSupportRetry", False)
-    transaction_time_out: int = _kept("transactionTimeOut", 6000)
-    transaction_check_max: int = _kept("transactionCheckMax", 15)
-    transaction_check_interval: int = _kept("transactionCheckInterval", 30_000)
     enable_single_topic_register: bool = _kept("enableSingleTopicRegister", False)
     lock_in_strict_mode: bool = _kept("lockInStrictMode", False)
     server_channel_max_idle_time_seconds: int = _kept("serverChannelMaxIdleTimeSeconds", limits.IDLE_SECONDS)
@@ -405,9 +423,6 @@ class BrokerConfig(_Config):
     broadcast_offset_expire_max_second: int = _kept("broadcastOffsetExpireMaxSecond", 300)
     broker_heartbeat_interval: int = _kept("brokerHeartbeatInterval", 1000)
     broker_not_active_timeout_millis: int = _kept("brokerNotActiveTimeoutMillis", 10000)
-    transaction_metric_flush_interval: int = _kept("transactionMetricFlushInterval", 10000)
-    transaction_op_msg_max_size: int = _kept("transactionOpMsgMaxSize", 4096)
-    transaction_op_batch_interval: int = _kept("transactionOpBatchInterval", 3000)
     async_send_enable: bool = _kept("asyncSendEnable", True)
     compatible_with_old_name_srv: bool = _kept("compatibleWithOldNameSrv", True)
     enable_slave_acting_master: bool = _kept("enableSlaveActingMaster", False)

@@ -44,12 +44,13 @@ from fastmq.protocol.message import (
     StoredMessage,
     decode_messages,
     decode_properties,
+    encode_properties,
     offset_message_id,
     parse_message_id,
 )
 
 FOLDER = Path(__file__).parent / "frames"
-FILES = ("send", "pull", "offset", "query", "retry", "client", "admin", "notify")
+FILES = ("send", "pull", "offset", "query", "retry", "client", "admin", "notify", "transaction")
 BROKER, CLUSTER, PORT = "broker-golden", "GoldenCluster", 30911
 
 
@@ -117,7 +118,6 @@ class Deviation:
 
 
 DEVIATIONS = (
-    Deviation("transactional messages are not built", (10, 310), (0,), 16, remark="transaction messages"),
     Deviation("messages delayed by time are not built", (310,), (0, 13), 1, remark="timer messages"),
     Deviation("so nothing can be recalled", (370,), (0,), 16, remark="recall failed"),
     Deviation("SQL92 filters are not built", (11, 361), (0, 19, 20, 21, 23, 25, 27, 28), 1, remark="SQL92"),
@@ -349,9 +349,23 @@ class Stage:
             channel = ClientChannel("golden", self.connection(exchange.connection), "JAVA", 479, 0, 0.0)
             self.broker.sessions.register_producer(ext["producerGroup"], channel)
 
+    def half_before(self, request: Command) -> dict[str, str]:
+        """A half message as the decision says there was one; where it lies in this store."""
+        ext = request.ext
+        properties = {
+            "UNIQ_KEY": ext["msgId"], "PGROUP": ext["producerGroup"], "TRAN_MSG": "true", "REAL_TOPIC": "golden-trans",
+            "REAL_QID": "0",
+        }  # fmt: skip
+        appended = self.store.put(
+            names.TRANS_HALF_TOPIC, 0, b"half", encode_properties(properties), born_timestamp_ms=self.clock.wall_ms()
+        )
+        return {"commitLogOffset": str(appended.log_offset), "tranStateTableOffset": str(appended.queue_offset)}
+
     def translated(self, request: Command) -> Command:
         """The request with commit log offsets of this store where it has those of the recording."""
         ext = dict(request.ext)
+        if request.code == 37 and request.ext["commitLogOffset"] != "999999999":
+            ext.update(self.half_before(request))
         if request.code in (33, 36) and ext.get("offset"):
             ext["offset"] = str(self.place(int(ext["offset"])))
         if request.code == 309 and ext.get("msgId"):

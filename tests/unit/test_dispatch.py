@@ -8,9 +8,7 @@ from fastmq.protocol.codes import REQUESTS, RequestCode, request_name
 
 # have a handler only to say clearly that the feature is not there
 REFUSED = {
-    RequestCode.END_TRANSACTION,
     RequestCode.GET_TIMER_CHECK_POINT,
-    RequestCode.RESUME_CHECK_HALF_MESSAGE,
     RequestCode.CHECK_ROCKSDB_CQ_WRITE_PROGRESS,
     RequestCode.EXPORT_ROCKSDB_CONFIG_TO_JSON,
     RequestCode.RECALL_MESSAGE,

@@ -23,6 +23,7 @@ from fastmq.broker.delivery.notices import Notices
 from fastmq.broker.delivery.pop import PopService
 from fastmq.broker.delivery.popservice import PopRevive
 from fastmq.broker.delivery.popwait import PopWaitLimits, PopWaits
+from fastmq.broker.delivery.transaction_service import Transactions
 from fastmq.broker.delivery.watches import QueueWatches
 from fastmq.broker.dispatch import Dispatcher, handler_tables
 from fastmq.broker.handlers.pull import answer_pulls, resume_pull, wake_pulls
@@ -154,6 +155,7 @@ class Broker:
             version_step=lambda: self.config.delay_offset_update_version_step,
             on_delivered=self._count_delivered,
         )
+        self.transactions = Transactions(self, os.path.join(folder, "transactionMetrics"))
         self.registrar = Registrar(
             config=self._config,
             identity=self._identity,
@@ -257,8 +259,10 @@ class Broker:
             nursery.start_soon(self.delay.run)
             nursery.start_soon(self.pop.run)
             nursery.start_soon(self.pop_revive.run)
+            nursery.start_soon(self.transactions.run)
             nursery.start_soon(self._save_consumer_offsets)
             nursery.start_soon(self._save_delay_offsets)
+            nursery.start_soon(self._save_transaction_counts)
             nursery.start_soon(self._scan)
             nursery.start_soon(self.notices.run)
             nursery.start_soon(self.retention.run)
@@ -282,8 +286,13 @@ class Broker:
         with trio.CancelScope(shield=True):
             for table in (self.topics, self.groups):
                 await self._save_table(table.file)
+            self.transactions.write_ops()
+            if not self.transactions.publish():
+                await trio.to_thread.run_sync(self.store.flush_step)
+                self.transactions.publish()
             await self.save_consumer_offsets()
             await self._save("orderly pops", self.order.take_snapshot(), self.order.save)
+            await self._save_transaction_metrics()
             if not self._persist_delay():
                 # the delivered messages must be on disk before the offsets say that they were delivered
                 await trio.to_thread.run_sync(self.store.flush_step)
@@ -335,6 +344,7 @@ class Broker:
     async def _save_consumer_offsets(self) -> None:
         while True:
             await trio.sleep(self.config.flush_consumer_offset_interval / 1000)
+            self.transactions.publish()
             await self.save_consumer_offsets()
             self.clean_order()
             await self._save("orderly pops", self.order.take_snapshot(), self.order.save)
@@ -343,6 +353,15 @@ class Broker:
         while True:
             await trio.sleep(self.config.flush_delay_offset_interval / 1000)
             await self._save("delay offsets", self.delay.take_snapshot(), self.delay.save)
+
+    async def _save_transaction_counts(self) -> None:
+        while True:
+            await trio.sleep(self.config.transaction_metric_flush_interval / 1000)
+            await self._save_transaction_metrics()
+
+    async def _save_transaction_metrics(self) -> None:
+        metrics = self.transactions.metrics
+        await self._save("counts of open transactions", metrics.take_snapshot(), metrics.save)
 
     async def _save(self, what: str, snapshot: bytes | None, save: Callable[[bytes], None]) -> None:
         """Write a snapshot in a thread. A disk that refuses is no reason to stop: the next round tries again."""

@@ -7,7 +7,7 @@ through `store_message`; only the delivery of delayed messages itself does not, 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from fastmq.errors import RequestError
 from fastmq.protocol import message as m
@@ -18,6 +18,17 @@ from fastmq.protocol.fields import parse_int32
 if TYPE_CHECKING:
     from fastmq._store import Appended
     from fastmq.broker.app import Broker
+
+
+class PutsMessages(Protocol):
+    """What it takes to store a message."""
+
+    def put(
+        self, topic: str, queue_id: int, body: bytes | memoryview, properties: bytes, *, flag: int = 0,
+        sys_flag: int = 0, born_timestamp_ms: int = 0, born_host: tuple[str, int] = ("127.0.0.1", 0),
+        reconsume_times: int = 0, prepared_offset: int = 0, tags_code: int | None = None,
+    ) -> Appended: ...  # fmt: skip
+
 
 TIMER_PROPERTIES: Final = (m.PROPERTY_TIMER_DELIVER_MS, m.PROPERTY_TIMER_DELAY_SEC, m.PROPERTY_TIMER_DELAY_MS)
 
@@ -35,6 +46,7 @@ class OutgoingMessage:
     born_timestamp_ms: int = 0
     born_host: tuple[str, int] = ("127.0.0.1", 0)
     reconsume_times: int = 0
+    prepared_offset: int = 0  # log offset of the half message that this one was in a transaction
 
     @property
     def delay_level(self) -> int:
@@ -57,7 +69,12 @@ class OutgoingMessage:
 def store_message(broker: Broker, message: OutgoingMessage) -> Appended:
     """Store a message, in the schedule topic if it has a delay level. RequestError for a timer message."""
     schedule(message, broker.delay.level_count)
-    return broker.store.put(
+    return put_as_is(broker.store, message)
+
+
+def put_as_is(store: PutsMessages, message: OutgoingMessage) -> Appended:
+    """Store a message with no look at its properties."""
+    return store.put(
         message.topic,
         message.queue_id,
         message.body,
@@ -67,6 +84,7 @@ def store_message(broker: Broker, message: OutgoingMessage) -> Appended:
         born_timestamp_ms=message.born_timestamp_ms,
         born_host=message.born_host,
         reconsume_times=message.reconsume_times,
+        prepared_offset=message.prepared_offset,
     )
 
 

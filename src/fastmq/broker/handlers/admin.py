@@ -305,11 +305,6 @@ def _object(body: bytes) -> dict[str, Any]:
 
 
 _REFUSALS: Final[Mapping[RequestCode, tuple[ResponseCode, str]]] = {
-    RequestCode.END_TRANSACTION: (ResponseCode.NO_PERMISSION, "transactional messages are not supported by fastmq"),
-    RequestCode.RESUME_CHECK_HALF_MESSAGE: (
-        ResponseCode.SYSTEM_ERROR,
-        "transactional messages are not supported by fastmq",
-    ),
     RequestCode.CHECK_ROCKSDB_CQ_WRITE_PROGRESS: (ResponseCode.SYSTEM_ERROR, "this broker does not use RocksDB"),
     RequestCode.EXPORT_ROCKSDB_CONFIG_TO_JSON: (ResponseCode.SYSTEM_ERROR, "this broker does not use RocksDB"),
     RequestCode.GET_BROKER_EPOCH_CACHE: (ResponseCode.SYSTEM_ERROR, "this request only for controllerMode"),

@@ -13,10 +13,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from fastmq import _store as st
-from fastmq.broker.delivery.intake import TIMER_PROPERTIES, OutgoingMessage, store_message
+from fastmq.broker.delivery.intake import TIMER_PROPERTIES, OutgoingMessage, put_as_is, schedule, store_message
+from fastmq.broker.delivery.transaction import to_half
 from fastmq.broker.state.topics import describe_topic, is_batch_queue, is_compaction
 from fastmq.config import BrokerConfig
 from fastmq.errors import RequestError
@@ -26,7 +28,6 @@ from fastmq.protocol import names
 from fastmq.protocol.bodies import PERM_WRITE, TOPIC_UNIT_FLAG, TopicConfig
 from fastmq.protocol.codes import RequestCode, ResponseCode
 from fastmq.protocol.command import Command
-from fastmq.protocol.fields import parse_int32
 from fastmq.protocol.headers import ReplyMessageRequest, SendMessageRequest
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def send_reply_message(broker: Broker, peer: Peer, request: Command) -> Reply | 
     try:
         topic, queue_id = check_send(broker, peer, header, request)
         properties = _read_properties(broker, header)
-        _refuse_special(header, properties, allow_retried=False)
+        _refuse_transaction(header, properties, "an answer")
     except RequestError as error:
         return Reply(error.code, error.remark, ext)
     return _push_reply(broker, peer, header, request, topic, queue_id, properties, ext)
@@ -203,16 +204,39 @@ def _read_properties(broker: Broker, header: SendMessageRequest) -> dict[str, st
     return properties
 
 
-def _refuse_special(header: SendMessageRequest, properties: dict[str, str], *, allow_retried: bool) -> None:
-    """Refuse what needs a part that is not built: it must never be stored as a plain, visible message."""
-    transactional = properties.get(m.PROPERTY_TRANSACTION_PREPARED, "").lower() == "true"
-    if transactional and allow_retried and (header.reconsume_times or 0) > 0:
-        # the retry of a consumer, of a message that was once sent in a transaction: a plain message
-        transactional = (parse_int32(properties.get(m.PROPERTY_DELAY_TIME_LEVEL)) or 0) <= 0
-    if transactional or header.sys_flag & m.TRANSACTION_MASK:
-        raise RequestError(ResponseCode.NO_PERMISSION, "transaction messages are not supported yet")
-    if header.sys_flag & _BATCH_FLAGS or m.PROPERTY_INNER_NUM in properties:
+def _refuse_special(sys_flag: int, properties: dict[str, str]) -> None:
+    """Refuse what would be acknowledged and never be delivered."""
+    if sys_flag & _BATCH_FLAGS or m.PROPERTY_INNER_NUM in properties:
         raise RequestError(ResponseCode.MESSAGE_ILLEGAL, "an inner batch cannot be sent to an ordinary topic")
+    if sys_flag & m.TRANSACTION_MASK not in (m.TRANSACTION_NOT_TYPE, m.TRANSACTION_COMMIT_TYPE):
+        raise RequestError(
+            ResponseCode.MESSAGE_ILLEGAL, "the sysFlag says that the message is in a transaction, its properties do not"
+        )
+
+
+def _is_transactional(properties: dict[str, str]) -> bool:
+    return properties.get(m.PROPERTY_TRANSACTION_PREPARED, "").lower() == "true"
+
+
+def _refuse_transaction(header: SendMessageRequest, properties: dict[str, str], what: str) -> None:
+    if _is_transactional(properties):
+        raise RequestError(ResponseCode.MESSAGE_ILLEGAL, f"{what} cannot be sent in a transaction")
+    _refuse_special(header.sys_flag, properties)
+
+
+def _begin_transaction(broker: Broker, header: SendMessageRequest, message: OutgoingMessage) -> None:
+    """The message is to be held back until its producer has decided: turn it into a half message.
+
+    A delay counts from the commit on; a delay that no commit could keep is refused now.
+    """
+    config = broker.config
+    if config.reject_transaction_message:
+        raise RequestError(
+            ResponseCode.NO_PERMISSION, f"the broker[{config.broker_ip1}] sending transaction message is forbidden"
+        )
+    message.properties.setdefault(m.PROPERTY_PRODUCER_GROUP, header.producer_group)
+    schedule(replace(message, properties=dict(message.properties)), broker.delay.level_count)
+    to_half(message)
 
 
 # --- storing ----------------------------------------------------------------------------------------------------------
@@ -238,11 +262,18 @@ def _store_single(
         _redirect_given_up(broker, header, request, message)
     if is_compaction(topic) and not properties.get(m.PROPERTY_KEYS, "").strip():
         raise RequestError(ResponseCode.MESSAGE_ILLEGAL, "Required message key is missing")
-    _refuse_special(header, properties, allow_retried=True)
-    appended = store_message(broker, message)
+    # the retry of a consumer, of a message that was once sent in a transaction, is a plain message
+    retried = message.reconsume_times > 0 and message.delay_level > 0
+    in_transaction = _is_transactional(properties) and not retried
+    if in_transaction:
+        _begin_transaction(broker, header, message)
+    _refuse_special(message.sys_flag, properties)
+    appended = put_as_is(broker.store, message) if in_transaction else store_message(broker, message)
     if appended.status != st.ST_OK:
         return _refused(broker, appended.status, ext)
     broker.stats.on_put(message.topic, message.queue_id, 1, appended.size)
+    if in_transaction:
+        broker.transactions.begun(properties[m.PROPERTY_REAL_TOPIC])
     return _sent(
         broker, queue_id, appended.queue_offset, offset_id(broker, appended),
         properties.get(m.PROPERTY_UNIQUE_KEY), ext, appended.flush_target if message.waits_for_flush else None,
@@ -259,7 +290,7 @@ def _store_batch(
     if names.is_retry_topic(header.topic):
         raise RequestError(ResponseCode.MESSAGE_ILLEGAL, f"batch request does not support retry group {header.topic}")
     properties = m.decode_properties(header.properties or "")
-    _refuse_special(header, properties, allow_retried=False)
+    _refuse_transaction(header, properties, "a batch")
     if m.PROPERTY_DELAY_TIME_LEVEL in properties or any(name in properties for name in TIMER_PROPERTIES):
         raise RequestError(ResponseCode.MESSAGE_ILLEGAL, "a batch cannot be delayed")
     if len(request.body) > config.max_message_size:

@@ -1,0 +1,335 @@
+"""Which half messages of a queue are decided, and what the next round of checks does about the others.
+
+All state can be had again from the log and two offsets (group CID_RMQ_SYS_TRANS in consumerOffset.json):
+
+    half offset   everything before it is done: committed, rolled back, put aside, or stored again behind it
+    op offset     everything before it speaks only of what lies before the half offset
+
+`decided` holds the half offsets from the half offset on that are done: those of the op messages from the op offset on,
+and those whose op message is not written yet. A check stores its half message again at the end of the queue (its
+counter is a property), and an op message then says that the old record is done. So a pending transaction has one live
+record, and whoever opens the store next, also Apache RocketMQ, finds it.
+
+Better than RocketMQ on purpose: a decision counts for all records of its transaction, not only for the one it names,
+and the first one counts (RocketMQ commits again when a producer's own commit and its answer to a check cross); a
+message is not asked for, counted or stored again while no producer of its group is connected; a message with a check
+time of its own stays where it is instead of being stored again each round.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from fastmq import _store as st
+from fastmq._store import Appended
+from fastmq.broker.delivery.intake import OutgoingMessage, PutsMessages, put_as_is
+from fastmq.broker.delivery.transaction import (
+    HALF_TOPIC,
+    OP_PROPERTIES,
+    OP_TOPIC,
+    CheckRules,
+    HalfMessage,
+    Identity,
+    Verdict,
+    op_body,
+    read_op,
+)
+
+log = logging.getLogger("fastmq.broker.transaction")
+
+MOVE_AFTER: Final = 10_000
+"""A record that has to wait is stored again once so many others lie behind it: what is known of them can be forgotten.
+
+RocketMQ does that every round. So a long wait costs one copy per so many new transactions, and none while all is quiet.
+"""
+
+KNOWN_RECORDS: Final = 100_000
+"""Transactions of which it is known that they have more than one record; the oldest are forgotten above it."""
+
+SETTLED: Final = -1  # in the place of an offset: the transaction is decided
+OPS_A_STEP: Final = 64
+
+
+class TransactionStore(PutsMessages, Protocol):
+    """What transactions need of the store."""
+
+    @property
+    def flushed_offset(self) -> int: ...
+    def queue_offsets(self, topic: str, queue_id: int) -> tuple[int, int] | None: ...
+    def queue_entries(self, topic: str, queue_id: int, offset: int, count: int) -> list[tuple[int, int, int]]: ...
+    def read_record(self, log_offset: int) -> bytes | None: ...
+
+
+class Asker(Protocol):
+    """Who speaks to producers, and is told what became of messages."""
+
+    def can_ask(self, group: str | None) -> bool:
+        """Whether a producer of the group is connected."""
+
+    def ask(self, half: HalfMessage, copy: OutgoingMessage, appended: Appended) -> None:
+        """Ask a producer about a record that was stored for this check."""
+
+    def give_up(self, half: HalfMessage) -> bool:
+        """Put aside a message nobody decided about; False: not possible now."""
+
+
+@dataclass(slots=True)
+class Round:
+    """Where a round of checks stands: the next offset to look at, and the end it was begun with."""
+
+    offset: int
+    end: int
+    asked: int = 0
+    moved: int = 0
+    given_up: int = 0
+
+
+class HalfQueue:
+    """One queue of the half topic with its queue of op messages. `half_offset`, `op_offset`: None if never stored.
+
+    `store_host`: address and port in the op messages.
+    """
+
+    def __init__(
+        self,
+        queue_id: int,
+        store: TransactionStore,
+        *,
+        half_offset: int | None,
+        op_offset: int | None,
+        store_host: tuple[str, int],
+        wall_ms: Callable[[], int],
+        on_put: Callable[[str, int, Appended], None] = lambda _topic, _queue_id, _appended: None,
+    ) -> None:
+        self.queue_id = queue_id
+        self._store = store
+        self._store_host = store_host
+        self._wall_ms = wall_ms
+        self._on_put = on_put
+        self.half_offset = self._within(HALF_TOPIC, half_offset)
+        self.op_offset = self._within(OP_TOPIC, op_offset)
+        self._read_to = self.op_offset  # op messages before it are in `decided`
+        self._decided: set[int] = set()
+        self._ops: deque[int] = deque()  # the highest half offset of each op message from the op offset on
+        self._unwritten: list[int] = []  # decided, with no op message yet
+        self._unwritten_chars = 0
+        self._records: dict[Identity, int] = {}  # the live record of transactions that have several, or SETTLED
+        self._known_from = self.half_offset
+        self._given_up: dict[int, None] = {}  # an ordered set
+        self._round: Round | None = None
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    @property
+    def end(self) -> int:
+        """End of the half queue, as consumers see it."""
+        return self._bounds(HALF_TOPIC)[1]
+
+    @property
+    def unwritten_chars(self) -> int:
+        """Length of the op text that is not written yet."""
+        return self._unwritten_chars
+
+    def is_decided(self, half: HalfMessage) -> bool:
+        """Whether a decision about the message's transaction is known.
+
+        What this process saw done is decided if it was neither stored again nor given up. Of records before the half
+        offset it began with nothing is known.
+        """
+        offset = half.message.queue_offset
+        live = self._records.get(half.identity)
+        if live is not None:
+            return live == SETTLED
+        if offset in self._given_up:
+            return False
+        return offset in self._decided or self._known_from <= offset < self.half_offset
+
+    def holds(self, half: HalfMessage) -> bool:
+        """Whether the queue really has this record at the offset it claims to be at."""
+        message = half.message
+        if message.topic != HALF_TOPIC or message.queue_id != self.queue_id:
+            return False
+        low, high = self._bounds(HALF_TOPIC)
+        if message.queue_offset >= high:
+            # with SYNC_FLUSH it may be stored and not visible yet, if the answer did not wait for the flush
+            return message.log_offset >= self._store.flushed_offset
+        if message.queue_offset < low:
+            return False
+        entries = self._store.queue_entries(HALF_TOPIC, self.queue_id, message.queue_offset, 1)
+        return bool(entries) and entries[0][0] == message.log_offset
+
+    # --- decisions ---------------------------------------------------------------------------------------------------
+
+    def decide(self, half: HalfMessage) -> None:
+        """The transaction is committed or rolled back: none of its records is asked for again."""
+        live = self._records.get(half.identity)
+        self._done(half.message.queue_offset)
+        if live is not None:
+            if live != SETTLED:
+                self._done(live)
+            self._remember(half.identity, SETTLED)
+
+    def put_again(self, half: HalfMessage, copy: OutgoingMessage) -> Appended | None:
+        """Store a record again, in the place of the one there is. None: not possible now."""
+        appended = put_as_is(self._store, copy)
+        if appended.status != st.ST_OK:
+            return None
+        self._on_put(copy.topic, copy.queue_id, appended)
+        live = self._records.get(half.identity)
+        if live is not None and live != SETTLED:
+            self._done(live)
+        if half.message.topic == HALF_TOPIC:
+            self._done(half.message.queue_offset)
+        self._remember(half.identity, appended.queue_offset)
+        return appended
+
+    def write_ops(self, max_chars: int) -> bool:
+        """Write one op message with what is decided; False: not possible now. Nothing to write is fine."""
+        if not self._unwritten:
+            return True
+        chars = count = 0
+        for count, offset in enumerate(self._unwritten, 1):  # noqa: B007
+            chars += len(str(offset)) + 1
+            if chars >= max_chars:
+                break
+        appended = self._store.put(
+            OP_TOPIC,
+            self.queue_id,
+            op_body(self._unwritten[:count]),
+            OP_PROPERTIES,
+            born_timestamp_ms=self._wall_ms(),
+            born_host=self._store_host,
+        )
+        if appended.status != st.ST_OK:
+            return False
+        self._on_put(OP_TOPIC, self.queue_id, appended)
+        if appended.queue_offset == self._read_to:  # else those before it have yet to be read
+            self._ops.append(max(self._unwritten[:count]))
+            self._read_to += 1
+        del self._unwritten[:count]
+        self._unwritten_chars -= chars
+        self._advance()
+        return True
+
+    # --- a round of checks -------------------------------------------------------------------------------------------
+
+    def read_ops(self, count: int = OPS_A_STEP) -> bool:
+        """Read op messages that others wrote, an earlier run of the broker above all. Whether there are more."""
+        end = self.end
+        entries = self._store.queue_entries(OP_TOPIC, self.queue_id, self._read_to, count)
+        for log_offset, _size, _tags_code in entries:
+            # what is not in the queue is never done: a record that is stored there later would not be looked at
+            offsets = [offset for offset in read_op(self._store.read_record(log_offset)) if offset < end]
+            self._decided.update(offset for offset in offsets if offset >= self.half_offset)
+            self._ops.append(max(offsets, default=-1))
+            self._read_to += 1
+        self._advance()
+        return self._read_to < self._bounds(OP_TOPIC)[1] and bool(entries)
+
+    def begin_round(self) -> None:
+        """From here on `check` goes through what is in the queue now."""
+        self._round = Round(self.half_offset, self.end)
+
+    def check(self, now_ms: int, rules: CheckRules, asker: Asker, count: int) -> Round | None:
+        """Go on with the round, past at most `count` records that had to be read. The round when it is over."""
+        current = self._round
+        if current is None:
+            return Round(self.half_offset, self.half_offset)
+        left = count
+        while current.offset < current.end:
+            if current.offset < self.half_offset:
+                current.offset = self.half_offset
+                continue
+            if current.offset in self._decided:
+                current.offset += 1
+                continue
+            if left == 0:
+                return None
+            left -= 1
+            if not self._check_one(now_ms, rules, asker, current):
+                break
+            current.offset += 1
+        self._round = None
+        return current
+
+    def _check_one(self, now_ms: int, rules: CheckRules, asker: Asker, current: Round) -> bool:
+        """Look at the record at the round's offset. False: the round ends with it."""
+        offset = current.offset
+        entries = self._store.queue_entries(HALF_TOPIC, self.queue_id, offset, 1)
+        half = HalfMessage.decode(self._store.read_record(entries[0][0])) if entries else None
+        if half is None:
+            log.error("half queue %d, offset %d: no half message there, passed over", self.queue_id, offset)
+            self._done(offset)
+            return True
+        live = self._records.get(half.identity)
+        if live is not None and (live == SETTLED or live > offset):
+            self._done(offset)  # another record of a transaction that is decided, or has a later one
+            return True
+        verdict = half.judge(now_ms, rules)
+        if verdict is Verdict.YOUNG:
+            return False
+        if verdict is Verdict.EXPIRED:
+            if not asker.give_up(half):
+                return False
+            self._records.pop(half.identity, None)
+            self._given_up[offset] = None
+            if len(self._given_up) > KNOWN_RECORDS:
+                del self._given_up[next(iter(self._given_up))]
+            self._done(offset)
+            current.given_up += 1
+            return True
+        if verdict is Verdict.DUE and asker.can_ask(half.producer_group):
+            copy = half.checked(half.checks + 1)
+            appended = self.put_again(half, copy)
+            if appended is None:
+                return False
+            asker.ask(half, copy, appended)
+            current.asked += 1
+            return True
+        if current.end - offset > MOVE_AFTER:
+            if self.put_again(half, half.moved()) is None:
+                return False
+            current.moved += 1
+        return True
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _bounds(self, topic: str) -> tuple[int, int]:
+        return self._store.queue_offsets(topic, self.queue_id) or (0, 0)
+
+    def _within(self, topic: str, offset: int | None) -> int:
+        """A stored offset within what the queue has; its beginning if there is none."""
+        low, high = self._bounds(topic)
+        if offset is None or offset < low:
+            return low
+        return min(offset, high)
+
+    def _done(self, offset: int) -> None:
+        """The record at an offset needs nothing more."""
+        if offset < self.half_offset or offset in self._decided:
+            return
+        self._decided.add(offset)
+        self._unwritten.append(offset)
+        self._unwritten_chars += len(str(offset)) + 1
+        self._advance()
+
+    def _advance(self) -> None:
+        """Move both offsets over what is done."""
+        decided = self._decided
+        while self.half_offset in decided:
+            decided.remove(self.half_offset)
+            self.half_offset += 1
+        while self._ops and self._ops[0] < self.half_offset:
+            self._ops.popleft()
+            self.op_offset += 1
+
+    def _remember(self, identity: Identity, offset: int) -> None:
+        records = self._records
+        records.pop(identity, None)
+        records[identity] = offset
+        if len(records) > KNOWN_RECORDS:
+            del records[next(iter(records))]
