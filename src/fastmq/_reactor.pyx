@@ -184,19 +184,28 @@ cdef class Reactor:
         cdef size_t length = PyBytes_GET_SIZE(data)
         cdef bint result = False
         cdef ssize_t n = 0
+        cdef Buffer copy  # of a large frame, made while the turns go on
+        memset(&copy, 0, sizeof(Buffer))
         with nogil:
+            if length > WRITE_MAX:
+                buffer_append(&copy, bytes_data, length)
             fair_lock(&self.lock)
             c = connection_of(self, connection)
             if c != NULL and not c.closing:
                 self.now_ms = monotonic_ms()
                 result = True
                 if buffer_length(&c.output) == 0:
-                    n = c_send(c.fd, bytes_data, length, MSG_NOSIGNAL | MSG_DONTWAIT)
+                    n = c_send(c.fd, bytes_data, min(length, <size_t>WRITE_MAX), MSG_NOSIGNAL | MSG_DONTWAIT)
                     if n > 0:
                         self.sent_bytes += n
                         c.active_ms = self.now_ms
                     else:
                         n = 0
+                    if copy.data != NULL:
+                        c.output, copy = copy, c.output
+                        c.output.begin = n
+                        n = length
+                        result = write_output(self, c)
                 if <size_t>n < length:
                     if buffer_append(&c.output, bytes_data + n, length - n):
                         result = write_output(self, c)
@@ -205,6 +214,7 @@ cdef class Reactor:
                         result = False
             tell_python(self)
             fair_unlock(&self.lock)
+            buffer_free(&copy)
         return result
 
     def send_after_flush(self, int64_t connection, bytes frame not None, int64_t log_offset, bytes failure not None):

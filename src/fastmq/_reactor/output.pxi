@@ -12,11 +12,13 @@ cdef void queue_output(Reactor r, Connection* c, const uint8_t* data, size_t len
 
 
 cdef bint write_output(Reactor r, Connection* c) noexcept nogil:
-    """Write what the socket takes. False: the connection was closed."""
+    """Write what the socket takes, WRITE_MAX bytes at most: the others of this turn wait meanwhile, and the rest has
+    its turn when the socket is ready again. False: the connection was closed.
+    """
     cdef ssize_t n
-    cdef size_t length = buffer_length(&c.output)
-    while length:
-        n = c_send(c.fd, c.output.data + c.output.begin, length, MSG_NOSIGNAL | MSG_DONTWAIT)
+    cdef size_t length = buffer_length(&c.output), left = WRITE_MAX
+    while length and left:
+        n = c_send(c.fd, c.output.data + c.output.begin, min(length, left), MSG_NOSIGNAL | MSG_DONTWAIT)
         if n < 0:
             if errno == EINTR:
                 continue
@@ -28,6 +30,7 @@ cdef bint write_output(Reactor r, Connection* c) noexcept nogil:
         c.active_ms = r.now_ms
         c.output.begin += n
         length -= n
+        left -= n
     if length == 0:
         # a large answer leaves no large buffer behind
         if c.output.capacity > 65536:

@@ -13,6 +13,7 @@ cdef enum:
     SLOT_MASK = (1 << SLOT_BITS) - 1
     CONNECTIONS_MAX = 1 << SLOT_BITS
 
+    WRITE_MAX = 256 * 1024          # written to one socket at once; what is left waits for the next turn
     OUTPUT_PAUSE_BYTES = 4 * 1024 * 1024    # above it a connection is not read until it has taken its replies
     COLD_PAUSE_BYTES = 8 * 1024 * 1024      # above it a connection is not read until Python has caught up
     ARENA_KEPT_BYTES = 4 * 1024 * 1024      # of the replies of a turn; only large batches need more
