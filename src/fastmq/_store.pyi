@@ -174,9 +174,19 @@ class Store:
         *,
         max_bytes: int = 262_144,
         tag_codes: frozenset[int] | None = None,
+        mask: bytes | None = None,
         max_scanned: int = 800,
     ) -> ReadResult:
-        """RocketMQ's getMessage (store.md 13). tag_codes None: everything matches."""
+        """RocketMQ's getMessage (store.md 13). tag_codes None: everything matches.
+
+        A mask says in its place of each entry from `offset` on whether it matches (a byte, 0: no), and its length how
+        many are looked at.
+        """
+    def queue_properties(self, topic: str, queue_id: int, offset: int, count: int) -> list[bytes | None]:
+        """Properties, as stored, of the messages from a queue offset on: `count` and 128 of them at most.
+
+        None for a record that is no longer (or not yet) in the log. Nothing of BatchCQ queues.
+        """
     def read_messages(self, messages: Iterable[tuple[int, int]]) -> bytes:
         """The records at (log_offset, size), one after another, copied."""
     def read_record(self, log_offset: int) -> bytes | None:

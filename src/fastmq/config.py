@@ -376,8 +376,10 @@ class BrokerConfig(_Config):
     force_register: bool = _kept("forceRegister", True)
     disable_consume_if_consumer_read_slowly: bool = _kept("disableConsumeIfConsumerReadSlowly", False)
     consumer_fallbehind_threshold: int = _kept("consumerFallbehindThreshold", 16 << 30)
-    enable_property_filter: bool = _kept("enablePropertyFilter", False)
-    filter_support_retry: bool = _kept("filterSupportRetry", False)
+    enable_property_filter: bool = _setting("enablePropertyFilter", False, "let consumers filter by SQL92")
+    filter_support_retry: bool = _setting(
+        "filterSupportRetry", False, "SQL92 filters of retry topics are those of the topics of origin"
+    )
     enable_single_topic_register: bool = _kept("enableSingleTopicRegister", False)
     lock_in_strict_mode: bool = _kept("lockInStrictMode", False)
     server_channel_max_idle_time_seconds: int = _kept("serverChannelMaxIdleTimeSeconds", limits.IDLE_SECONDS)
@@ -415,9 +417,15 @@ class BrokerConfig(_Config):
     wait_time_mills_in_ack_queue: int = _kept("waitTimeMillsInAckQueue", 3000)
     wait_time_mills_in_admin_broker_queue: int = _kept("waitTimeMillsInAdminBrokerQueue", 5000)
     enable_net_work_flow_control: bool = _kept("enableNetWorkFlowControl", False)
-    expect_consumer_num_use_filter: int = _kept("expectConsumerNumUseFilter", 32)
-    max_error_rate_of_bloom_filter: int = _kept("maxErrorRateOfBloomFilter", 20)
-    filter_data_clean_time_span: int = _kept("filterDataCleanTimeSpan", 86_400_000)
+    expect_consumer_num_use_filter: int = _setting(
+        "expectConsumerNumUseFilter", 32, "groups with SQL92 filters a topic, for the bloom filter", (1, 1_000_000)
+    )
+    max_error_rate_of_bloom_filter: int = _setting(
+        "maxErrorRateOfBloomFilter", 20, "percent of messages that the bloom filter may pass for nothing", (1, 99)
+    )
+    filter_data_clean_time_span: int = _setting(
+        "filterDataCleanTimeSpan", 86_400_000, "ms after which the filter of a group that left is forgotten", _PERIOD
+    )
     enable_broadcast_offset_store: bool = _kept("enableBroadcastOffsetStore", True)
     broadcast_offset_expire_second: int = _kept("broadcastOffsetExpireSecond", 120)
     broadcast_offset_expire_max_second: int = _kept("broadcastOffsetExpireMaxSecond", 300)
@@ -543,7 +551,9 @@ class BrokerConfig(_Config):
     delete_consume_queue_files_interval: int = _kept("deleteConsumeQueueFilesInterval", 100)
     destroy_maped_file_interval_forcibly: int = _kept("destroyMapedFileIntervalForcibly", 120_000)
     redelete_hanged_file_interval: int = _kept("redeleteHangedFileInterval", 120_000)
-    max_filter_message_size: int = _kept("maxFilterMessageSize", 16000)
+    max_filter_message_size: int = _setting(
+        "maxFilterMessageSize", 16000, "bytes of queue entries (20 a message) one filtered pull looks at", (20, 1 << 24)
+    )
     message_index_safe: bool = _kept("messageIndexSafe", False)
     ha_master_address: str = _kept("haMasterAddress", "")
     ha_send_heartbeat_interval: int = _kept("haSendHeartbeatInterval", 5000)

@@ -308,8 +308,12 @@ cdef void queue_correct_min(Engine* e, Queue* q, int64_t min_log) noexcept nogil
 
 
 cdef int read_by_rules(Engine* e, Queue* q, int64_t offset, int32_t max_messages, int64_t max_bytes, const int64_t* codes,
-                       int32_t code_count, int32_t max_scanned, QueueEntry* out, int32_t room, ReadSummary* r) noexcept nogil:
-    """RocketMQ's getMessage, positions only. Takes the lock. Returns ST_OK or a file error's status."""
+                       int32_t code_count, const uint8_t* mask, int32_t max_scanned, QueueEntry* out, int32_t room,
+                       ReadSummary* r) noexcept nogil:
+    """RocketMQ's getMessage, positions only. Takes the lock. Returns ST_OK or a file error's status.
+
+    `mask`, if there is one, says of each of the max_scanned entries from `offset` on whether it matches.
+    """
     cdef QueueEntry chunk[128]
     cdef int64_t at, n, i, count, total = 0, log_end, log_min, cursor, next_file = -1
     cdef int32_t j, scanned = 0
@@ -364,7 +368,9 @@ cdef int read_by_rules(Engine* e, Queue* q, int64_t offset, int32_t max_messages
                     elif total + chunk[i].size > e.disk_bytes or r.count >= e.disk_count:
                         break
                 matches = codes == NULL or chunk[i].tags_code < -2147483648LL
-                if not matches:
+                if mask != NULL:
+                    matches = mask[at + i - offset] != 0
+                elif not matches:
                     for j in range(code_count):
                         if codes[j] == chunk[i].tags_code:
                             matches = True

@@ -377,8 +377,9 @@ cdef class Store:
     # --- reading ------------------------------------------------------------------------------------------------
 
     def read_queue(self, str topic not None, int64_t queue_id, int64_t offset, int64_t max_messages, *,
-                   int64_t max_bytes=262_144, tag_codes=None, int64_t max_scanned=800):
+                   int64_t max_bytes=262_144, tag_codes=None, bytes mask=None, int64_t max_scanned=800):
         cdef Engine* e = entered(self)
+        cdef const uint8_t* wants = NULL
         cdef Queue* q
         cdef ReadResult result
         cdef ReadSummary summary
@@ -400,6 +401,9 @@ cdef class Store:
             found = <QueueEntry*> malloc(max(wanted, 1) * sizeof(QueueEntry))
             if found == NULL:
                 raise MemoryError
+            if mask is not None:
+                wants = mask
+                scanned = <int32_t> len(mask)
             if tag_codes is not None:
                 codes = <int64_t*> malloc(max(1, len(tag_codes)) * sizeof(int64_t))
                 if codes == NULL:
@@ -408,7 +412,8 @@ cdef class Store:
                     codes[code_count] = code
                     code_count += 1
             with nogil:
-                read_by_rules(e, q, offset, wanted, max_bytes, codes, code_count, scanned, found, wanted, &summary)
+                read_by_rules(e, q, offset, wanted, max_bytes, codes, code_count, wants, scanned, found, wanted,
+                              &summary)
             result.status, result.next_offset = summary.status, summary.next_offset
             result.min_offset, result.max_offset = summary.min_offset, summary.max_offset
             result.suggest_slave = summary.suggest_slave
@@ -418,6 +423,39 @@ cdef class Store:
         finally:
             free(found)
             free(codes)
+            left(e)
+
+    def queue_properties(self, str topic not None, int64_t queue_id, int64_t offset, int64_t count):
+        cdef Engine* e = entered(self)
+        cdef Queue* q
+        cdef QueueEntry entries[128]
+        cdef Segment* held[128]
+        cdef Record r
+        cdef const uint8_t* text[128]
+        cdef int32_t length[128]
+        cdef int64_t n = 0, i
+        try:
+            q = queue_of(e, topic, queue_id)
+            if q == NULL or (<QueueFiles*> q.files).batch:
+                return []
+            with nogil:
+                pthread_mutex_lock(&e.lock)
+                n = queue_read(e, q, offset, min(max(count, 0), 128), entries)
+                pthread_mutex_unlock(&e.lock)
+                for i in range(n):
+                    text[i] = NULL
+                    held[i] = hold(e, entries[i].log_offset, entries[i].size)
+                    if held[i] != NULL and parse_record(held[i].map + (entries[i].log_offset - held[i].base),
+                                                        entries[i].size, &r) == 1:
+                        text[i] = r.properties
+                        length[i] = r.properties_len
+            try:
+                return [None if text[i] == NULL else PyBytes_FromStringAndSize(<char*> text[i], length[i]) for i in range(n)]
+            finally:
+                with nogil:
+                    for i in range(n):
+                        release(e, held[i])
+        finally:
             left(e)
 
     def read_messages(self, messages):
@@ -795,7 +833,7 @@ cdef class Store:
                       const int64_t* tag_codes, int32_t tag_count, int32_t max_scanned,
                       QueueEntry* out, int32_t room, ReadSummary* summary) noexcept nogil:
         return read_by_rules(<Engine*> self.engine, queue, offset, max_messages, max_bytes, tag_codes, tag_count,
-                             max_scanned, out, room, summary)
+                             NULL, max_scanned, out, room, summary)
 
     cdef bint hot_hold(self, int64_t log_offset, int32_t size, Extent* extent) noexcept nogil:
         cdef Segment* s = hold(<Engine*> self.engine, log_offset, size)

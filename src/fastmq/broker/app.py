@@ -26,6 +26,7 @@ from fastmq.broker.delivery.popwait import PopWaitLimits, PopWaits
 from fastmq.broker.delivery.transaction_service import Transactions
 from fastmq.broker.delivery.watches import QueueWatches
 from fastmq.broker.dispatch import Dispatcher, handler_tables
+from fastmq.broker.filter.service import FilterService
 from fastmq.broker.handlers.pull import answer_pulls, resume_pull, wake_pulls
 from fastmq.broker.handlers.send import store_failures
 from fastmq.broker.hot import HotPulls, PullRoad
@@ -128,6 +129,11 @@ class Broker:
         self.notices = Notices(self)
         self._saving_offsets = trio.Lock()
         self.sessions = ClientSessions(self.notices.group_changed)
+        self.filters = FilterService(
+            os.path.join(folder, "consumerFilter.json"), config=self._config, wall_ms=clock.wall_ms
+        )
+        self.sessions.on_subscriptions = self.filters.consumers.register
+        self.sessions.on_group_gone = self.filters.consumers.unregister
         self.locks = QueueLocks(lambda: self.config.rebalance_lock_max_live_time / 1000)
         self.stats = BrokerStats(
             config.broker_cluster_name,
@@ -263,6 +269,9 @@ class Broker:
             nursery.start_soon(self._save_consumer_offsets)
             nursery.start_soon(self._save_delay_offsets)
             nursery.start_soon(self._save_transaction_counts)
+            nursery.start_soon(self._save_consumer_filters)
+            if self.config.enable_property_filter:
+                nursery.start_soon(trio.to_thread.run_sync, self.filters.warm_up)
             nursery.start_soon(self._scan)
             nursery.start_soon(self.notices.run)
             nursery.start_soon(self.retention.run)
@@ -293,6 +302,7 @@ class Broker:
             await self.save_consumer_offsets()
             await self._save("orderly pops", self.order.take_snapshot(), self.order.save)
             await self._save_transaction_metrics()
+            await self._save_filters()
             if not self._persist_delay():
                 # the delivered messages must be on disk before the offsets say that they were delivered
                 await trio.to_thread.run_sync(self.store.flush_step)
@@ -362,6 +372,15 @@ class Broker:
     async def _save_transaction_metrics(self) -> None:
         metrics = self.transactions.metrics
         await self._save("counts of open transactions", metrics.take_snapshot(), metrics.save)
+
+    async def _save_consumer_filters(self) -> None:
+        while True:
+            await trio.sleep(SCAN_INTERVAL_S)
+            await self._save_filters()
+
+    async def _save_filters(self) -> None:
+        consumers = self.filters.consumers
+        await self._save("consumer filters", consumers.take_snapshot(), consumers.save)
 
     async def _save(self, what: str, snapshot: bytes | None, save: Callable[[bytes], None]) -> None:
         """Write a snapshot in a thread. A disk that refuses is no reason to stop: the next round tries again."""

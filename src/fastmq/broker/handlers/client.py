@@ -19,7 +19,6 @@ from fastmq.protocol.bodies import (
     HeartbeatData,
     consumer_id_list,
     dumps,
-    is_tag_type,
 )
 from fastmq.protocol.codes import RequestCode, ResponseCode
 from fastmq.protocol.command import Command
@@ -114,12 +113,9 @@ def check_client_config(broker: Broker, peer: Peer, request: Command) -> Reply:
     if not request.body:
         return Reply()
     subscription = CheckClientBody.from_json(request.body).subscription_data
-    if subscription is None or is_tag_type(subscription.expression_type):
-        return Reply()
-    return Reply(
-        ResponseCode.SYSTEM_ERROR,
-        f"The broker does not support consumer to filter message by {subscription.expression_type}",
-    )
+    if subscription is not None:
+        broker.filters.check(subscription)
+    return Reply()
 
 
 HANDLERS: dict[int, Handler] = {

@@ -92,6 +92,7 @@ def get_consumer_connections(broker: Broker, peer: Peer, request: Command) -> Re
         consume_type=ConsumeType(info.consume_type),
         message_model=MessageModel(info.message_model),
         consume_from_where=ConsumeFromWhere(info.consume_from_where),
+        subscription_conflicts=broker.sessions.conflicts.of_group(group),
     )
     return Reply(body=dumps(body))
 

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Final
 
 from fastmq import _store as st
 from fastmq.broker.delivery.longpoll import HeldPull
+from fastmq.broker.filter.matching import MessageFilter, read_matching
 from fastmq.broker.handlers.send import FAQ
 from fastmq.errors import RequestError
 from fastmq.net.server import Reply
-from fastmq.protocol.bodies import PERM_READ, SUB_ALL, ConsumeType, SubscriptionData, TopicConfig, is_tag_type
+from fastmq.protocol.bodies import PERM_READ, ConsumeType, SubscriptionData, TopicConfig
 from fastmq.protocol.codes import RequestCode, ResponseCode
 from fastmq.protocol.headers import PullMessageRequest
 from fastmq.protocol.names import TOOLS_CONSUMER_GROUP, is_system_group
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from fastmq.protocol.command import Command
 
 OFFSET_RESET: Final = "OFFSET_RESET"
+QUEUE_ENTRY_BYTES: Final = 20  # what maxFilterMessageSize counts
 
 STATUS_NAMES: Final = {
     st.FOUND: "FOUND",
@@ -98,7 +100,7 @@ def process_pull(
 ) -> Reply:
     """One pass: all checks, then the read. Refusals come back as replies, too."""
     try:
-        subscription, topic_config, facts = _check(broker, peer, request, header)
+        subscription, wanted, topic_config, facts = _check(broker, peer, request, header)
     except _Forbidden as error:
         return Reply(error.code, error.remark, dict(error.ext))
     except RequestError as error:
@@ -113,13 +115,17 @@ def process_pull(
             offsets.commit_pull(group, topic, queue_id, reset)
             return Reply(ResponseCode.PULL_OFFSET_MOVED, OFFSET_RESET, _ext(facts, reset, *bounds))
     config = broker.config
-    result = broker.store.read_queue(
+    max_messages = max(1, min(header.max_msg_nums, config.max_transfer_count_on_message_in_memory))
+    result = read_matching(
+        broker.store,
+        wanted,
         topic,
         queue_id,
         header.queue_offset,
-        max(1, min(header.max_msg_nums, config.max_transfer_count_on_message_in_memory)),
+        max_messages,
+        monotonic=broker.clock.monotonic,
         max_bytes=config.max_transfer_bytes_on_message_in_memory,
-        tag_codes=tag_codes(subscription),
+        max_scanned=max(config.max_filter_message_size // QUEUE_ENTRY_BYTES, max_messages),
     )
     status = result.status
     body = b""
@@ -139,16 +145,10 @@ def process_pull(
     if first_pass and header.commits_offset:
         offsets.commit(group, topic, queue_id, header.commit_offset)
     offsets.commit_pull(group, topic, queue_id, result.next_offset)
-    broker.hot.grant(header, topic_config, subscription, tag_codes(subscription), facts[0])
+    if wanted.by_tags_alone:
+        broker.hot.grant(header, topic_config, subscription, wanted.tag_codes, facts[0])
     ext = _ext(facts, result.next_offset, result.min_offset, result.max_offset)
     return Reply(code, STATUS_NAMES[status], ext, body)
-
-
-def tag_codes(subscription: SubscriptionData) -> frozenset[int] | None:
-    """What the tag code of a message must be, None if it does not matter."""
-    if subscription.class_filter_mode or subscription.sub_string == SUB_ALL:
-        return None
-    return subscription.code_set
 
 
 def _ext(facts: tuple[int, int], next_offset: int, min_offset: int, max_offset: int) -> dict[str, str]:
@@ -168,8 +168,8 @@ def _ext(facts: tuple[int, int], next_offset: int, min_offset: int, max_offset: 
 
 def _check(
     broker: Broker, peer: Peer, request: Command, header: PullMessageRequest
-) -> tuple[SubscriptionData, TopicConfig, tuple[int, int]]:
-    """The filter of a pull, its topic and (groupSysFlag, topicSysFlag), or the RequestError that refuses it."""
+) -> tuple[SubscriptionData, MessageFilter, TopicConfig, tuple[int, int]]:
+    """What a pull wants, its topic and (groupSysFlag, topicSysFlag), or the RequestError that refuses it."""
     config = broker.config
     group_name, topic_name = header.consumer_group, header.topic
     if not config.broker_permission & PERM_READ:
@@ -196,18 +196,15 @@ def _check(
         )
     if header.has_subscription:
         subscription = _own_subscription(header)
+        wanted = broker.filters.own(group_name, subscription)
         broker.sessions.compensate(group_name, subscription, broker.clock.monotonic())
     else:
         broker.sessions.compensate(group_name, None, broker.clock.monotonic())
         subscription = _registered_subscription(broker, header, consume_broadcast=group.consume_broadcast_enable)
-    if not is_tag_type(subscription.expression_type):
-        raise RequestError(
-            ResponseCode.SYSTEM_ERROR,
-            f"The broker does not support consumer to filter message by {subscription.expression_type}",
-        )
+        wanted = broker.filters.registered(group_name, subscription, header.sub_version)
     if config.reject_pull_consumer_enable:
         _refuse_pull_consumer(broker, peer, group_name)
-    return subscription, topic, (group.group_sys_flag, topic.topic_sys_flag)
+    return subscription, wanted, topic, (group.group_sys_flag, topic.topic_sys_flag)
 
 
 def _own_subscription(header: PullMessageRequest) -> SubscriptionData:
@@ -313,12 +310,14 @@ def _probe(broker: Broker, context: PullContext, offset: int) -> int | None:
     """Whether new messages are all filtered out: the offset up to which nothing matched, else None."""
     header = context.header
     try:
-        subscription, _, _ = _check(broker, context.peer, context.request, header)
+        _, wanted, _, _ = _check(broker, context.peer, context.request, header)
     except RequestError:
         return None
     if broker.offsets.has_reset(header.consumer_group, header.topic, header.queue_id):
         return None
-    result = broker.store.read_queue(header.topic, header.queue_id, offset, 1, tag_codes=tag_codes(subscription))
+    result = read_matching(
+        broker.store, wanted, header.topic, header.queue_id, offset, 1, monotonic=broker.clock.monotonic
+    )
     if result.status == st.NO_MATCHED_MESSAGE and result.next_offset >= result.max_offset:
         return result.next_offset
     return None

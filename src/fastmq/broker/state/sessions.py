@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from fastmq.broker.state import nothing
+from fastmq.broker.state.conflicts import SubscriptionConflicts
 from fastmq.protocol.bodies import ConsumeFromWhere, ConsumeType, MessageModel, SubscriptionData
 
 PRODUCER_EXPIRY_S: Final = 120.0
@@ -116,6 +117,14 @@ class _Compensation:
 Notify = Callable[[str, list[ClientChannel]], None]
 
 
+def _take_nothing(_group: str, _subscriptions: Iterable[SubscriptionData]) -> None:
+    pass
+
+
+def _forget_nothing(_group: str) -> None:
+    pass
+
+
 def _tell_nobody(_group: str, _channels: list[ClientChannel]) -> None:
     pass
 
@@ -126,6 +135,9 @@ class ClientSessions:
     def __init__(self, notify: Notify = _tell_nobody) -> None:
         self.notify = notify
         self.on_change: Callable[[], None] = nothing  # what pulls of a group are checked for is different
+        self.on_subscriptions: Callable[[str, Iterable[SubscriptionData]], None] = _take_nothing
+        self.on_group_gone: Callable[[str], None] = _forget_nothing  # its last member has left
+        self.conflicts = SubscriptionConflicts()
         self._producers: dict[str, dict[int, ClientChannel]] = {}
         self._consumers: dict[str, ConsumerGroupInfo] = {}
         self._fingerprints: dict[str, int] = {}
@@ -205,6 +217,9 @@ class ClientSessions:
         self._of_peer(channel.peer.id)[1].add(heartbeat.group)
         if different:
             self.on_change()
+        if heartbeat.subscriptions is not None:
+            self.on_subscriptions(heartbeat.group, heartbeat.subscriptions)
+            self.conflicts.heard(heartbeat.group, channel.peer.id, channel.client_id, heartbeat.subscriptions)
         if changed:
             self.notify(heartbeat.group, list(info.channels.values()))
         return changed
@@ -295,7 +310,9 @@ class ClientSessions:
             del self._consumers[group]
             self._fingerprints.pop(group, None)
             self.on_change()
+            self.on_group_gone(group)
         self._forget_peer_group(peer_id, 1, group)
+        self.conflicts.left(group, peer_id)
         self.notify(group, list(info.channels.values()))
 
     def _forget_peer_group(self, peer_id: int, which: int, group: str) -> None:

@@ -337,16 +337,21 @@ class ConsumerConnection:
     consume_type: ConsumeType | None = None
     message_model: MessageModel | None = None
     consume_from_where: ConsumeFromWhere | None = None
+    subscription_conflicts: dict[str, dict[str, str]] = field(default_factory=dict)
+    """fastmq's own: what each client wants of a topic, for topics of which they do not all want the same."""
 
     def to_json(self) -> dict[str, Any]:
         """Members as on the wire."""
-        return {
+        members: dict[str, Any] = {
             "connectionSet": self.connection_set,
             "consumeFromWhere": self.consume_from_where,
             "consumeType": self.consume_type,
             "messageModel": self.message_model,
             "subscriptionTable": self.subscription_table,
         }
+        if self.subscription_conflicts:
+            members["subscriptionConflicts"] = self.subscription_conflicts
+        return members
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
