@@ -15,7 +15,7 @@ from fastmq import _store as st
 from fastmq.broker.delivery.pop import RETRY_QUEUES
 from fastmq.broker.delivery.popck import ORDER_REVIVE_QUEUE, CheckPoint, Receipt, retry_flag
 from fastmq.broker.delivery.popwait import ANY_QUEUE, HeldPop, Hold, wait_deadline
-from fastmq.broker.handlers.pull import tag_codes
+from fastmq.broker.filter.service import tag_codes
 from fastmq.broker.handlers.send import FAQ
 from fastmq.broker.state.order_info import order_counts
 from fastmq.errors import RequestError
