@@ -74,6 +74,11 @@ class LineProgram:
         tail = self.errors.read_text(errors="replace")[-2000:]
         return {"id": job, "ok": False, "error": f"{why}; its stderr ends:\n{tail}", "data": {}, "out": "", "millis": 0}
 
+    def kill(self) -> None:
+        """Ends the program in the middle of whatever it does."""
+        self._process.kill()
+        self._process.wait()
+
     def close(self) -> None:
         """Ends the program's input, waits for it, kills it if it stays."""
         assert self._process.stdin is not None

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from test_admin_handlers import MemoryBroker
 
-from fastmq.protocol.bodies import ConsumeStats, MessageQueue, queue_map
+from fastmq.protocol.bodies import ConsumeStats, MessageQueue, SubscriptionGroupConfig, queue_map
 from fastmq.protocol.codes import RequestCode
 
 
@@ -244,3 +244,15 @@ def test_tables_for_slaves(broker: MemoryBroker) -> None:
     assert body["groupTopicMap"] == {"g": ["t"]}
     assert broker.json(RequestCode.GET_ALL_DELAY_OFFSET)["offsetTable"] == {"1": 3}
     assert broker.json(RequestCode.GET_TIMER_METRICS)["timingCount"] == {}
+
+
+def test_groups_have_no_attributes_to_change(broker: MemoryBroker) -> None:
+    """What an Apache broker of a later version stored is kept."""
+    broker.groups.put(SubscriptionGroupConfig(group_name="g", attributes={"newer": "1"}))
+    code = RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP
+    reply = broker.request(code, body={"groupName": "g", "attributes": {"+a": "b"}})
+    assert (reply.code, reply.remark) == (1, "unsupported key: a")
+    assert broker.request(code, body={"groupName": "g", "retryMaxTimes": 3}).code == 0
+    group = broker.groups.get("g")
+    assert group is not None
+    assert (group.retry_max_times, dict(group.attributes)) == (3, {"newer": "1"})

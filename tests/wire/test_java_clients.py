@@ -25,7 +25,10 @@ SCENARIOS = (
     "push-topic-later",
     "retry-to-dead-letter",
     "retry-then-success",
+    "offset-reset-online",
+    "offset-reset-offline",
     "trace",
+    "trace-own-topic",
     "push-from-where",
     "delay",
     "namespace",
@@ -57,14 +60,26 @@ SCENARIOS = (
     "push-tags",
     "push-batches",
     "push-two-topics",
+    "order-handover",
+    "order-shared-group",
+    "retry-level-chosen",
+    "retry-not-wanted",
+    "offset-clone",
+    "offset-views",
+    "notify-running-info",
+    "notify-consume-directly",
+    "notify-status",
     "request-reply",
+    "request-nobody-answers",
+    "request-requester-gone",
+    "request-requester-restarted",
     "pull",
     "pull-waits",
     "pull-offsets",
     "group-offsets-kept",
     "push-latency",
 )
-OVER_RESTART = ("restart-offsets", "restart-store", "restart-delay", "restart-live")
+OVER_RESTART = ("restart-offsets", "restart-store", "restart-delay", "restart-live", "restart-orderly")
 
 # the other header form, and the VIP port for everything the client would send there
 BINARY_HEADER = "5.3.3-binary-header"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from fastmq.broker.delivery.retry_policy import problem_of
@@ -44,13 +45,22 @@ def update_and_create_group_list(broker: Broker, peer: Peer, request: Command) -
 def _put(broker: Broker, peer: Peer, groups: list[SubscriptionGroupConfig]) -> None:
     """Anybody may create what a heartbeat would create, too; changing a group can stop its consumers."""
     changed = []
-    for group in groups:
+    for wanted in groups:
+        group = wanted
         problem = names.validate_group(group.group_name) or problem_of(group.group_retry_policy)
         if problem is not None:
             raise RequestError(ResponseCode.INVALID_PARAMETER, problem)
-        if group == broker.groups.get(group.group_name):
+        if group.attributes:
+            # as in RocketMQ: a tool sends changes of attributes (`+name`, `-name`), but groups have none so far
+            raise RequestError(
+                ResponseCode.SYSTEM_ERROR, f"unsupported key: {next(iter(group.attributes)).lstrip('+-')}"
+            )
+        known = broker.groups.get(group.group_name)
+        if known is not None:
+            group = replace(group, attributes=known.attributes)
+        if group == known:
             continue
-        if group.group_name in broker.groups:
+        if known is not None:
             require_local(broker, peer, "changing a consumer group")
         elif not broker.config.auto_create_subscription_group:
             require_local(broker, peer, "creating a consumer group")

@@ -23,6 +23,8 @@ final class RetryScenarios {
     static void register(Map<String, Scenario> all) {
         all.put("retry-then-success", RetryScenarios::thenSuccess);
         all.put("retry-to-dead-letter", RetryScenarios::deadLetter);
+        all.put("retry-level-chosen", RetryScenarios::levelChosen);
+        all.put("retry-not-wanted", RetryScenarios::notWanted);
         all.put("retry-orderly", RetryScenarios::orderly);
         all.put("retry-orderly-to-dead-letter", RetryScenarios::orderlyDeadLetter);
     }
@@ -111,6 +113,60 @@ final class RetryScenarios {
         reader.registerMessageListener(undertaker.concurrently());
         ctx.started(reader);
         undertaker.awaitOnce(ctx, 20_000, List.of("poison – ☠"));
+    }
+
+    /** The listener says itself when it wants a message again; a negative level: never. */
+    private static void levelChosen(Ctx ctx) throws Exception {
+        String topic = ctx.name("t");
+        String group = ctx.name("g");
+        ctx.createTopic(topic, 1);
+        Inbox inbox = new Inbox();
+        DefaultMQPushConsumer consumer = ctx.newPush(group);
+        consumer.subscribe(topic, "*");
+        consumer.registerMessageListener((MessageListenerConcurrently) (batch, context) -> {
+            MessageExt message = batch.get(0);
+            inbox.add(message);
+            if (message.getReconsumeTimes() > 0) {
+                return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+            }
+            context.setDelayLevelWhenNextConsume(Ctx.text(message).equals("never") ? -1 : 1);
+            return ConsumeConcurrentlyStatus.RECONSUME_LATER;
+        });
+        ctx.started(consumer);
+        ctx.send(new Message(topic, Ctx.bytes("never")));
+        ctx.send(new Message(topic, Ctx.bytes("level 1")));
+        ctx.equal("never", Ctx.text(ctx.readTopicWhenThere("%DLQ%" + group, 1, 30_000).get(0)), "the dead letter");
+        ctx.await(30_000, () -> inbox.size() >= 3, "the other message comes again");
+        ctx.equal("level 1", inbox.bodies().get(2), "the message that comes again");
+        ctx.equal(3, inbox.size(), "the number of deliveries");
+    }
+
+    /** With retryQueueNums=0 a group gives up what fails, without a trace. */
+    private static void notWanted(Ctx ctx) throws Exception {
+        String topic = ctx.name("t");
+        String group = ctx.name("g");
+        ctx.createTopic(topic, 1);
+        DefaultMQPushConsumer tool = ctx.newPush(ctx.name("tool"));
+        tool.subscribe(topic, "*");
+        tool.registerMessageListener(new Inbox().concurrently());
+        ctx.started(tool);
+        Admin.createGroup(ctx, Admin.api(tool), group, Map.of("RetryQueueNums", 0));
+        Inbox inbox = new Inbox();
+        DefaultMQPushConsumer consumer = ctx.newPush(group);
+        consumer.subscribe(topic, "*");
+        consumer.registerMessageListener((MessageListenerConcurrently) (batch, context) -> {
+            batch.forEach(inbox::add);
+            context.setDelayLevelWhenNextConsume(1);
+            return ConsumeConcurrentlyStatus.RECONSUME_LATER;
+        });
+        ctx.started(consumer);
+        List<String> bodies = ctx.sendMany(topic, "m", 5);
+        inbox.awaitOnce(ctx, 20_000, bodies);
+        Message marker = new Message(topic, Ctx.bytes("marker"));
+        marker.setDelayTimeLevel(2); // longer than the level of the failed ones
+        ctx.send(marker);
+        ctx.await(20_000, () -> inbox.size() > 5, "a later message arrives");
+        ctx.equal("marker", inbox.bodies().get(5), "what arrives after the messages that failed");
     }
 
     private static void orderly(Ctx ctx) throws Exception {

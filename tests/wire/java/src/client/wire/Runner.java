@@ -31,6 +31,9 @@ public final class Runner {
         PullScenarios.register(scenarios);
         GroupScenarios.register(scenarios);
         RetryScenarios.register(scenarios);
+        OrderScenarios.register(scenarios);
+        OffsetScenarios.register(scenarios);
+        NotifyScenarios.register(scenarios);
         RestartScenarios.register(scenarios);
         Commands.register(scenarios);
     }
