@@ -28,6 +28,8 @@ final class Commands {
     static void register(Map<String, Scenario> all) {
         all.put("create-topic", ctx -> ctx.createTopic(ctx.param("topic", null), ctx.number("queues", 4)));
         all.put("send-many", Commands::sendMany);
+        all.put("send-traced", Commands::sendTraced);
+        all.put("publish-queues", Commands::publishQueues);
         all.put("send-until-it-fails", Commands::sendUntilItFails);
         all.put("read-all", Commands::readAll);
         all.put("query-keys", Commands::queryKeys);
@@ -80,6 +82,19 @@ final class Commands {
             rows.add(sent(ctx.send(message), Ctx.text(message)));
         }
         ctx.put("sent", rows);
+    }
+
+    /** One message of a producer that writes traces, to the topic for traces or one of its own. */
+    private static void sendTraced(Ctx ctx) throws Exception {
+        DefaultMQProducer producer = ctx.started(
+            ctx.address(new DefaultMQProducer("P_" + Ctx.unique(), true, ctx.param("traces", null))));
+        Message message = new Message(ctx.param("topic", null), "T", "traced", Ctx.bytes("traced"));
+        ctx.put("id", ctx.stored(producer.send(message)).getMsgId());
+    }
+
+    /** How many queues a producer spreads the messages of a topic over. */
+    private static void publishQueues(Ctx ctx) throws Exception {
+        ctx.put("count", ctx.producer().fetchPublishMessageQueues(ctx.param("topic", null)).size());
     }
 
     /** Sends until the server goes away; data has what was acknowledged. */
@@ -213,7 +228,7 @@ final class Commands {
     private static void held(Ctx ctx) throws Exception {
         Inbox inbox = HELD.get(ctx.param("group", null));
         int least = ctx.number("least", 0);
-        ctx.await(20_000, () -> inbox.size() >= least, "the held consumer gets %d deliveries", least);
+        ctx.await(ctx.number("millis", 20_000), () -> inbox.size() >= least, "the held consumer gets %d deliveries", least);
         ctx.put("bodies", inbox.bodies());
     }
 }
