@@ -84,6 +84,8 @@ def client_class_path(version: str) -> str:
     """Scenario runner and client of one version."""
     libraries = class_path(JAVA_TESTS / "pom.xml", f"client-{version}", "-Pclient", f"-Dclient.version={version}")
     sources = sorted((JAVA_TESTS / "src" / "client" / "wire").glob("*.java"))
+    if not version.startswith("4."):
+        sources += sorted((JAVA_TESTS / "src" / "client5" / "wire").glob("*.java"))
     return f"{compiled(version, libraries, *sources)}{os.pathsep}{libraries}"
 
 

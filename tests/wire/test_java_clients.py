@@ -79,7 +79,20 @@ SCENARIOS = (
     "group-offsets-kept",
     "push-latency",
 )
+# what clients of 4.x do not know
+SCENARIOS_5 = (
+    "pop-requests",
+    "pop-retry",
+    "pop-dead-letter",
+    "pop-orderly",
+    *SCENARIOS,
+    "pop-push",
+    "pop-two-members",
+    "pop-tags",
+    "pop-waits",
+)
 OVER_RESTART = ("restart-offsets", "restart-store", "restart-delay", "restart-live", "restart-orderly")
+OVER_RESTART_5 = (*OVER_RESTART, "restart-pop")
 
 # the other header form, and the VIP port for everything the client would send there
 BINARY_HEADER = "5.3.3-binary-header"
@@ -105,10 +118,11 @@ BINARY_HEADER_SCENARIOS = (
 )
 CLIENTS = {
     "4.9.8": SCENARIOS,
-    "5.3.3": SCENARIOS,
-    "5.5.0": SCENARIOS,
+    "5.3.3": SCENARIOS_5,
+    "5.5.0": SCENARIOS_5,
     BINARY_HEADER: BINARY_HEADER_SCENARIOS,
 }
+PAIRS = {"4.9.8": OVER_RESTART, "5.3.3": OVER_RESTART_5, "5.5.0": OVER_RESTART_5}
 OPTIONS = {
     BINARY_HEADER: ("-Drocketmq.serialize.type=ROCKETMQ", "-Dcom.rocketmq.sendMessageWithVIPChannel=true"),
 }
@@ -135,7 +149,7 @@ def runners(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
 
 @pytest.fixture(scope="module")
 def suite(request: pytest.FixtureRequest, server: Server, runners: Callable[[str], ScenarioRunner]) -> Suite:
-    return Suite(server, runners, wanted_by(request, "test_java_client"), OVER_RESTART)
+    return Suite(server, runners, wanted_by(request, "test_java_client"), OVER_RESTART_5)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +157,7 @@ def suite(request: pytest.FixtureRequest, server: Server, runners: Callable[[str
     [
         pytest.param(client, scenario, id=f"{client}-{scenario}")
         for client, scenarios in CLIENTS.items()
-        for scenario in (*scenarios, *(OVER_RESTART if scenarios is SCENARIOS else ()))
+        for scenario in (*scenarios, *PAIRS.get(client, ()))
     ],
 )
 def test_java_client(suite: Suite, client: str, scenario: str) -> None:

@@ -36,6 +36,11 @@ public final class Runner {
         NotifyScenarios.register(scenarios);
         RestartScenarios.register(scenarios);
         Commands.register(scenarios);
+        try {
+            Class.forName("wire.PopScenarios").getDeclaredMethod("register", Map.class).invoke(null, scenarios);
+        } catch (ReflectiveOperationException older) {
+            // the client has no POP
+        }
     }
 
     public static void main(String[] args) throws Exception {
