@@ -84,8 +84,7 @@ class PopService:
         if broker.config.use_server_side_reset_offset:
             reset = offsets.take_reset(group, topic, queue_id)
             if reset is not None:
-                broker.order.clear(topic, group, queue_id)
-                self.inflight.clear_queue(topic, group, queue_id)
+                self.begin_elsewhere(group, topic, queue_id)
                 offsets.commit(group, topic, queue_id, reset)
                 return reset
         offset = offsets.query(group, topic, queue_id)
@@ -93,6 +92,12 @@ class PopService:
             offset = self._first_offset(topic, queue_id, init_mode)
             offsets.commit(group, topic, queue_id, offset)
         return offset
+
+    def begin_elsewhere(self, group: str, topic: str, queue_id: int) -> None:
+        """The group's offset of a queue is set: what pops have kept of the queue is void, whoever waits looks again."""
+        self._broker.order.clear(topic, group, queue_id)
+        self.inflight.clear_queue(topic, group, queue_id)
+        self.wake_later(topic, group, queue_id)
 
     def _first_offset(self, topic: str, queue_id: int, init_mode: int) -> int:
         """Where a group begins that never popped the queue: `initMode` says at its start or at its last message."""

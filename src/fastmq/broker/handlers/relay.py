@@ -81,6 +81,7 @@ async def _reset_in_broker(broker: Broker, header: ResetOffsetRequest, topic: To
         targets = await _offsets_by_time(broker, header.topic, range(topic.read_queue_nums), header.timestamp)
     for queue_id, offset in targets.items():
         broker.offsets.assign_reset(header.group, header.topic, queue_id, offset)
+        broker.pop.begin_elsewhere(header.group, header.topic, queue_id)
     release_pulls(broker, header.topic)
     await broker.save_consumer_offsets()
     log.info("offsets of %s on %s were reset to %s", header.group, header.topic, targets)
