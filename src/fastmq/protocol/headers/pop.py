@@ -94,7 +94,7 @@ class NotificationRequest(Header):
     topic: str
     queue_id: Int32
     poll_time: int
-    born_time: int
+    born_time: int = 0
     order: bool = False
     attempt_id: str | None = None
 
