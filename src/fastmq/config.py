@@ -497,8 +497,12 @@ class BrokerConfig(_Config):
     server_load_balancer_enable: bool = _setting(
         "serverLoadBalancerEnable", True, "answer requests for queue assignments"
     )
-    default_message_request_mode: str = _kept("defaultMessageRequestMode", "PULL")
-    default_pop_share_queue_num: int = _kept("defaultPopShareQueueNum", -1)
+    default_message_request_mode: str = _setting(
+        "defaultMessageRequestMode", "PULL", "how groups get topics for which nothing was set", choices=("PULL", "POP")
+    )
+    default_pop_share_queue_num: int = _setting(
+        "defaultPopShareQueueNum", -1, "members whose queues a popping consumer shares by default; -1: of all"
+    )
     lite_pull_message_enable: bool = _setting("litePullMessageEnable", True, "answer lite pulls")
     enable_detail_stat: bool = _kept("enableDetailStat", True)
     auto_delete_unused_stats: bool = _setting(

@@ -1,4 +1,4 @@
-"""Configuration, assignment, runtime information, refusals; and the broker in memory the other handler tests use."""
+"""Configuration, runtime information, refusals; and the broker in memory the other handler tests use."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ import pytest
 import trio
 
 from fastmq.broker.delivery.longpoll import LongPollTable
-from fastmq.broker.handlers import admin, consumer_admin, group, query, relay, stats, topic
-from fastmq.broker.handlers.admin import DANGEROUS, assign_averagely, assign_in_circle, merge_properties
+from fastmq.broker.delivery.popwait import PopWaits
+from fastmq.broker.handlers import admin, assignment, consumer_admin, group, query, relay, stats, topic
+from fastmq.broker.handlers.admin import DANGEROUS, merge_properties
 from fastmq.broker.hot import HotPulls
 from fastmq.broker.state.groups import SubscriptionGroupTable
 from fastmq.broker.state.offsets import ConsumerOffsetTable
+from fastmq.broker.state.order_info import ConsumerOrderTable
+from fastmq.broker.state.request_modes import MessageRequestModes
 from fastmq.broker.state.sessions import ClientChannel, ClientSessions, ConsumerHeartbeat
 from fastmq.broker.state.topics import TopicTable
 from fastmq.broker.stats import BrokerStats
@@ -24,13 +27,13 @@ from fastmq.config import BrokerConfig
 from fastmq.errors import RequestError
 from fastmq.net.server import Reply
 from fastmq.properties import parse_properties
-from fastmq.protocol.bodies import DataVersion, MessageQueue, SubscriptionData, TopicConfig, loads_lenient
+from fastmq.protocol.bodies import DataVersion, SubscriptionData, TopicConfig, loads_lenient
 from fastmq.protocol.codes import REQUESTS, RequestCode
 from fastmq.protocol.command import Command
 from fastmq.protocol.message import StoredMessage, decode_properties, encode_message, encode_properties
 
-TABLES = (admin.HANDLERS, consumer_admin.HANDLERS, group.HANDLERS, query.HANDLERS, relay.HANDLERS, stats.HANDLERS,
-          topic.HANDLERS)  # fmt: skip
+TABLES = (admin.HANDLERS, assignment.HANDLERS, consumer_admin.HANDLERS, group.HANDLERS, query.HANDLERS, relay.HANDLERS,
+          stats.HANDLERS, topic.HANDLERS)  # fmt: skip
 
 
 class MemoryStore:
@@ -197,6 +200,9 @@ class MemoryBroker:
         self.delay = Delay()
         self.retention = Retention()
         self.longpoll = LongPollTable(lambda topic, queue_id, on: 0)
+        self.popwaits = PopWaits(lambda: lambda topic, queue_id, on: 0)
+        self.order = ConsumerOrderTable(None)
+        self.request_modes = MessageRequestModes(None)
         self.hot = HotPulls(self, None)
         self.saves = 0
         self.old_configs: list[BrokerConfig] = []
@@ -374,65 +380,6 @@ def test_merge_properties(text: str, values: dict[str, str], result: str) -> Non
     merged = merge_properties(text, values)
     assert merged == result
     assert parse_properties(merged) == {**parse_properties(text), **values}
-
-
-# --- assignment by the broker -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("queues", "clients"), [(8, 3), (3, 8), (1, 1), (4, 4), (0, 2), (7, 2)])
-def test_every_queue_is_assigned_exactly_once(queues: int, clients: int) -> None:
-    all_queues = [MessageQueue("t", "b", i) for i in range(queues)]
-    ids = [f"c{i}" for i in range(clients)]
-    for strategy in (assign_averagely, assign_in_circle):
-        assigned = [queue for client in ids for queue in strategy(client, all_queues, ids)]
-        assert sorted(assigned) == all_queues
-        sizes = [len(strategy(client, all_queues, ids)) for client in ids]
-        assert max(sizes) - min(sizes) <= 1
-        assert strategy("stranger", all_queues, ids) == []
-
-
-def assignment(broker: MemoryBroker, client: str, **more: str) -> Any:
-    body = {"topic": "t", "consumerGroup": "g", "clientId": client, "messageModel": "CLUSTERING"}
-    return broker.json(RequestCode.QUERY_ASSIGNMENT, body={**body, "strategyName": "AVG", **more})
-
-
-def test_query_assignment(broker: MemoryBroker) -> None:
-    assert assignment(broker, "c1") == {}
-    broker.add_topic("t", 4)
-    assert assignment(broker, "c1") == {}, "nobody is online"
-    broker.connect("g", "c1", "t")
-    broker.connect("g", "c2", "t")
-    first = assignment(broker, "c1")["messageQueueAssignments"]
-    assert [entry["messageQueue"]["queueId"] for entry in first] == [0, 1]
-    assert all(entry["mode"] == "PULL" for entry in first)
-    circle = assignment(broker, "c2", strategyName="AVG_BY_CIRCLE")["messageQueueAssignments"]
-    assert [entry["messageQueue"]["queueId"] for entry in circle] == [1, 3]
-    assert assignment(broker, "c1", strategyName="MAGIC") == {}
-    everything = assignment(broker, "c1", messageModel="BROADCASTING")["messageQueueAssignments"]
-    assert len(everything) == 4
-
-
-def test_query_assignment_counts_queues_of_other_brokers(broker: MemoryBroker) -> None:
-    broker.add_topic("t", 1)
-    broker.connect("g", "c1", "t")
-    queue = {"brokerName": "", "perm": 6, "readQueueNums": 2, "topicSysFlag": 0, "writeQueueNums": 2}
-    route = {"brokerDatas": [], "queueDatas": [{**queue, "brokerName": "a"}, {**queue, "brokerName": "b", "perm": 2}]}
-    broker.registrar.route = Command(105, flag=1, body=json.dumps(route).encode())
-    broker.registrar.route.code = 0
-    queues = [entry["messageQueue"] for entry in assignment(broker, "c1")["messageQueueAssignments"]]
-    assert queues == [{"brokerName": "a", "queueId": i, "topic": "t"} for i in (0, 1)]
-
-
-def test_pop_mode_is_refused_clearly(broker: MemoryBroker) -> None:
-    broker.add_topic("t")
-    body = {"topic": "t", "consumerGroup": "g", "mode": "PULL", "popShareQueueNum": 0}
-    assert broker.request(RequestCode.SET_MESSAGE_REQUEST_MODE, body=body).code == 0
-    refused = broker.request(RequestCode.SET_MESSAGE_REQUEST_MODE, body={**body, "mode": "POP"})
-    assert refused.code != 0
-    assert "POP" in (refused.remark or "")
-    assert broker.request(RequestCode.SET_MESSAGE_REQUEST_MODE, body={**body, "topic": "%RETRY%g"}).code == 16
-    assert broker.request(RequestCode.SET_MESSAGE_REQUEST_MODE, body={**body, "topic": "nope"}).code == 17
-    assert broker.json(RequestCode.GET_ALL_MESSAGE_REQUEST_MODE) == {"messageRequestModeMap": {}}
 
 
 # --- the rest ---------------------------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ from fastmq.broker.state.groups import SubscriptionGroupTable
 from fastmq.broker.state.locks import QueueLocks
 from fastmq.broker.state.offsets import ConsumerOffsetTable
 from fastmq.broker.state.order_info import ConsumerOrderTable
+from fastmq.broker.state.request_modes import MessageRequestModes
 from fastmq.broker.state.saving import TableFile
 from fastmq.broker.state.sessions import ClientChannel, ClientSessions
 from fastmq.broker.state.topics import TopicTable
@@ -128,6 +129,7 @@ class Broker:
         )
         self.notices = Notices(self)
         self._saving_offsets = trio.Lock()
+        self.request_modes = MessageRequestModes(os.path.join(folder, "messageRequestMode.json"))
         self.sessions = ClientSessions(self.notices.group_changed)
         self.filters = FilterService(
             os.path.join(folder, "consumerFilter.json"), config=self._config, wall_ms=clock.wall_ms
@@ -260,6 +262,7 @@ class Broker:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.topics.file.run)
             nursery.start_soon(self.groups.file.run)
+            nursery.start_soon(self.request_modes.file.run)
             nursery.start_soon(self._follow_queues)
             nursery.start_soon(self._answer_due_pulls)
             nursery.start_soon(self.delay.run)
@@ -293,7 +296,7 @@ class Broker:
         """Second half, when the connections are gone: everything that is kept in memory goes to disk."""
         self.draining = True
         with trio.CancelScope(shield=True):
-            for table in (self.topics, self.groups):
+            for table in (self.topics, self.groups, self.request_modes):
                 await self._save_table(table.file)
             self.transactions.write_ops()
             if not self.transactions.publish():

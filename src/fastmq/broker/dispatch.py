@@ -73,7 +73,7 @@ class Dispatcher:
     def __init__(self, broker: Broker, tables: Iterable[Mapping[Any, Any]]) -> None:
         self._broker = broker
         self._handlers = join_tables(tables)
-        self._files = broker.topics.file, broker.groups.file
+        self._files = broker.topics.file, broker.groups.file, broker.request_modes.file
 
     @property
     def codes(self) -> frozenset[int]:

@@ -463,10 +463,10 @@ _ROWS: Final = (
     _known(_R.AUTH_LIST_ACL, "A→B", h.ListAclsRequest),
     _served(_R.POP_MESSAGE, "C→B", h.PopMessageRequest, h.PopMessageResponse, "held"),
     _served(_R.ACK_MESSAGE, "C→B", h.AckMessageRequest),
-    _known(_R.PEEK_MESSAGE, "C→B", h.PeekMessageRequest, h.PopMessageResponse),
+    _served(_R.PEEK_MESSAGE, "C→B", h.PeekMessageRequest, h.PopMessageResponse),
     _served(_R.CHANGE_MESSAGE_INVISIBLETIME, "C→B", h.ChangeInvisibleTimeRequest, h.ChangeInvisibleTimeResponse),
-    _known(_R.NOTIFICATION, "C→B", h.NotificationRequest, h.NotificationResponse, "held"),
-    _known(_R.POLLING_INFO, "C→B", h.PollingInfoRequest, h.PollingInfoResponse),
+    _served(_R.NOTIFICATION, "C→B", h.NotificationRequest, h.NotificationResponse, "held"),
+    _served(_R.POLLING_INFO, "C→B", h.PollingInfoRequest, h.PollingInfoResponse),
     _known(_R.POP_ROLLBACK, "A→B"),
     _served(_R.BATCH_ACK_MESSAGE, "C→B"),
 )

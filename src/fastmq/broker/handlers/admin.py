@@ -1,4 +1,4 @@
-"""Administration of the broker as a whole: configuration, retention, replication state, consume modes, and refusals.
+"""Administration of the broker as a whole: configuration, retention, replication state, and refusals.
 
 `DANGEROUS` is the one list of requests that are taken from this machine only while `adminFromLoopbackOnly` is on:
 they destroy data, stop consumers or change what the broker is. Creating topics and groups is not on it: development
@@ -12,28 +12,23 @@ import logging
 import os
 import zlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from fastmq import limits
-from fastmq.errors import ProtocolError, RequestError, UsageError
+from fastmq.errors import RequestError, UsageError
 from fastmq.net.server import Reply
 from fastmq.properties import escape_value, parse_properties
-from fastmq.protocol import names
 from fastmq.protocol.bodies import (
     DataVersion,
     HaRuntimeInfo,
-    MessageQueue,
-    MessageRequestMode,
-    TopicRouteData,
     dumps,
     dumps_text,
-    loads_lenient,
 )
 from fastmq.protocol.codes import RequestCode, ResponseCode, request_name
 from fastmq.protocol.command import Command
-from fastmq.protocol.headers import GetBrokerConfigResponse, GetRouteInfoRequest
+from fastmq.protocol.headers import GetBrokerConfigResponse
 from fastmq.store.tables import save_json
 
 if TYPE_CHECKING:
@@ -75,9 +70,6 @@ START_ONLY: Final[frozenset[str]] = frozenset(
     maxIndexNum messageIndexEnable messageDelayLevel checkCRCOnRecover allocateStepBytes storeType
     """.split()  # noqa: SIM905
 )
-
-ROUTE_TIMEOUT_S: Final = 2.0  # of a client's 3 s for QUERY_ASSIGNMENT
-POP_REFUSED: Final = "POP consumption is not supported by fastmq"
 
 
 def require_local(broker: Broker, peer: Peer, what: str) -> None:
@@ -213,94 +205,6 @@ def reset_master_flush_offset(broker: Broker, peer: Peer, request: Command) -> R
     return Reply()
 
 
-# --- assignment of queues by the broker -------------------------------------------------------------------------------
-
-
-async def query_assignment(broker: Broker, peer: Peer, request: Command) -> Reply:
-    """QUERY_ASSIGNMENT (400): the queues one member of a group is to pull.
-
-    All queues of the topic in the cluster count, so the route is asked of a name server; without one, this broker's
-    own queues are all there are. An unknown topic, group or strategy is answered with an empty object.
-    """
-    body = _object(request.body)
-    topic, group, client_id = (str(body.get(key) or "") for key in ("topic", "consumerGroup", "clientId"))
-    queues = await _queues_in_cluster(broker, topic)
-    info = broker.sessions.consumer_group(group)
-    if not queues or (info is None and body.get("messageModel") != "BROADCASTING"):
-        return Reply(body=b"{}")
-    if body.get("messageModel") != "BROADCASTING" and broker.config.server_load_balancer_enable:
-        strategy = {"AVG": assign_averagely, "AVG_BY_CIRCLE": assign_in_circle}.get(str(body.get("strategyName")))
-        if strategy is None or info is None:
-            return Reply(body=b"{}")
-        queues = strategy(client_id, sorted(queues), sorted(info.client_ids()))
-    assignments = [{"messageQueue": queue, "mode": "PULL"} for queue in sorted(queues)]
-    return Reply(body=dumps({"messageQueueAssignments": assignments}))
-
-
-def assign_averagely(client_id: str, queues: list[MessageQueue], clients: list[str]) -> list[MessageQueue]:
-    """Neighbouring queues for each client, the first ones get one more (AllocateMessageQueueAveragely)."""
-    if client_id not in clients:
-        return []
-    index = clients.index(client_id)
-    each, more = divmod(len(queues), len(clients))
-    start = index * each + min(index, more)
-    return queues[start : start + each + (1 if index < more else 0)]
-
-
-def assign_in_circle(client_id: str, queues: list[MessageQueue], clients: list[str]) -> list[MessageQueue]:
-    """Every n-th queue for each of n clients (AllocateMessageQueueAveragelyByCircle)."""
-    return queues[clients.index(client_id) :: len(clients)] if client_id in clients else []
-
-
-async def _queues_in_cluster(broker: Broker, topic: str) -> list[MessageQueue]:
-    ext = GetRouteInfoRequest(topic=topic, accept_standard_json_only=True).encode()
-    answer = await broker.registrar.ask(Command(RequestCode.GET_ROUTEINFO_BY_TOPIC, ext=ext), ROUTE_TIMEOUT_S)
-    if answer is not None and answer.code == ResponseCode.SUCCESS:
-        try:
-            route = TopicRouteData.from_json(answer.body)
-        except ProtocolError as error:
-            log.warning("a name server answered with no route: %s", error)
-        else:
-            return [
-                MessageQueue(topic, data.broker_name, queue_id)
-                for data in route.queue_datas
-                if data.perm & 4
-                for queue_id in range(data.read_queue_nums)
-            ]
-    config = broker.topics.get(topic)
-    if config is None:
-        return []
-    return [MessageQueue(topic, broker.config.broker_name, queue_id) for queue_id in range(config.read_queue_nums)]
-
-
-def set_message_request_mode(broker: Broker, peer: Peer, request: Command) -> Reply:
-    """SET_MESSAGE_REQUEST_MODE (401). Every group pulls, so PULL is taken as a matter of course and POP is refused."""
-    mode = MessageRequestMode.from_json(request.body)
-    if names.is_retry_topic(mode.topic):
-        raise RequestError(ResponseCode.NO_PERMISSION, "retry topic is not allowed to set mode")
-    if mode.topic not in broker.topics:
-        raise RequestError(ResponseCode.TOPIC_NOT_EXIST, f"topic[{mode.topic}] not exist")
-    if mode.consumer_group not in broker.groups and broker.groups.find_or_create(mode.consumer_group) is None:
-        raise RequestError(
-            ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST, f"subscription group[{mode.consumer_group}] not exist"
-        )
-    if mode.mode != "PULL":
-        raise RequestError(ResponseCode.SYSTEM_ERROR, POP_REFUSED)
-    return Reply()
-
-
-def get_all_message_request_mode(broker: Broker, peer: Peer, request: Command) -> Reply:
-    """GET_ALL_MESSAGE_REQUEST_MODE (402): no (topic, group) has another mode than PULL."""
-    return Reply(body=b'{"messageRequestModeMap":{}}')
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    content = loads_lenient(body)
-    if not isinstance(content, dict):
-        raise RequestError(ResponseCode.INVALID_PARAMETER, "the body must be a JSON object")
-    return content
-
-
 # --- what is not there ------------------------------------------------------------------------------------------------
 
 
@@ -329,8 +233,5 @@ HANDLERS: Final[dict[int, Handler]] = {
     RequestCode.CLEAN_EXPIRED_CONSUMEQUEUE: clean_expired_consume_queue,
     RequestCode.GET_BROKER_HA_STATUS: get_ha_status,
     RequestCode.RESET_MASTER_FLUSH_OFFSET: reset_master_flush_offset,
-    RequestCode.QUERY_ASSIGNMENT: query_assignment,
-    RequestCode.SET_MESSAGE_REQUEST_MODE: set_message_request_mode,
-    RequestCode.GET_ALL_MESSAGE_REQUEST_MODE: get_all_message_request_mode,
     **dict.fromkeys(_REFUSALS, refuse),
 }

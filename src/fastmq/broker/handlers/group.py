@@ -74,7 +74,10 @@ async def delete_group(broker: Broker, peer: Peer, request: Command) -> Reply:
     broker.groups.delete(header.group_name)
     if header.clean_offset:
         broker.offsets.delete_group(header.group_name)
+        broker.order.delete_group(header.group_name)
         await broker.save_consumer_offsets()
+    if not broker.config.auto_create_subscription_group:
+        broker.popwaits.group_gone(header.group_name)  # elsewhere a waiting pop would only make it again
     if broker.config.auto_delete_unused_stats:
         broker.stats.forget_group(header.group_name)
     return Reply()

@@ -218,6 +218,8 @@ async def delete_topic(broker: Broker, peer: Peer, request: Command) -> Reply:
     for topic in doomed:
         broker.topics.delete(topic)
         broker.offsets.delete_topic(topic)
+        broker.order.delete_topic(topic)
+        broker.popwaits.topic_gone(topic)
         await trio.to_thread.run_sync(broker.store.delete_topic_data, topic)
         if broker.config.auto_delete_unused_stats:
             broker.stats.forget_topic(topic)
