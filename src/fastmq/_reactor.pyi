@@ -6,6 +6,8 @@ from typing import Final, final
 from fastmq._store import Store
 
 RESUMED: Final = 65536  # added to the service of a pull that was held here and is to be processed once more
+ENDED_BY_FRAMING: Final = 2  # the connection sent what is no frame
+ENDED_BY_OUTPUT: Final = 3  # it did not take its replies
 
 @final
 class Reactor:
@@ -23,17 +25,23 @@ class Reactor:
         max_frame_bytes: int = 16 << 20,
         max_output_bytes: int = 64 << 20,
         max_cold_bytes: int = 256 << 20,
+        max_parked: int = 200_000,
     ) -> None:
         """Over `max_output_bytes` unsent bytes a connection is closed; over `max_cold_bytes` of frames that wait for
-        Python, the connections that have such frames are not read until they are taken.
+        Python, the connections that have such frames are not read until they are taken. While `max_parked` replies
+        wait for a flush, connections that have such replies are not read and the sends of others are refused.
         """
     def add(self, fd: int, service: int) -> int:
         """Take over a connected, non-blocking socket (the reactor closes it). `service` comes back with its frames.
 
         Returns the connection's id, unique for the life of the reactor.
         """
-    def take_cold(self) -> list[tuple[int, int, bytes | None]]:
-        """Frames for Python: (connection id, service, whole frame with its length word); frame None: it closed."""
+    def take_cold(self) -> list[tuple[int, int, bytes | None, int]]:
+        """Frames for Python, some at a time: (connection id, service, whole frame with its length word, when it came).
+
+        The time is in ms on the monotonic clock. Frame None: the connection ended; the last number says why.
+        """
+    overloaded: bool  # `max_parked` replies wait for a flush: sends are refused
     def send(self, connection: int, frame: bytes | list[bytes]) -> bool:
         """Queue bytes for a connection. False if it is gone or over its output bound (then it is closed)."""
     def send_after_flush(self, connection: int, frame: bytes, log_offset: int, failure: bytes) -> bool:
@@ -54,11 +62,13 @@ class Reactor:
         trace_on: bool,
         max_message_bytes: int,
         failures: Mapping[int, tuple[int, str]],
+        busy: tuple[int, str] = (2, "busy"),
         sync_flush_timeout_ms: int = 5000,
     ) -> None:
         """What the hot road needs to know of the broker for SEND_MESSAGE (10, 310). `enabled` is the on/off switch.
 
-        `failures`: how a status of the store is answered, (response code, ASCII remark).
+        `failures`: how a status of the store is answered, (response code, ASCII remark); `busy`: the same for a send
+        that comes while too many replies wait for a flush.
         """
     def cold_done(self, connection: int, code: int) -> None:
         """Python has dealt with a request of this connection: later ones of its kind may be hot again."""

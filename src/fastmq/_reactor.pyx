@@ -36,6 +36,8 @@ include "_reactor/types.pxi"
 from fastmq.errors import UsageError
 
 RESUMED = 1 << 16
+ENDED_BY_FRAMING = END_FRAMING
+ENDED_BY_OUTPUT = END_OUTPUT
 
 
 @cython.final
@@ -58,7 +60,7 @@ cdef class Reactor:
     cdef int64_t now_ms
     # cold items
     cdef ColdItem* cold
-    cdef int32_t cold_count, cold_capacity
+    cdef int32_t cold_head, cold_count, cold_capacity
     cdef size_t cold_total, max_cold_bytes  # of all frames that wait for Python
     cdef bint cold_told
     # the turn's batch
@@ -74,6 +76,7 @@ cdef class Reactor:
     cdef Parked* parked_head
     cdef Parked* parked_tail
     cdef int64_t parked_deadline_ms     # of the first parked block, 0 without one; read by the turn without the lock
+    cdef int64_t parked_total, max_parked   # replies of connections that live
     cdef int64_t sync_flush_timeout_ms
     cdef SendPolicy policy
     # consumers: see consume.pxi
@@ -87,10 +90,10 @@ cdef class Reactor:
     cdef Buffer deferred                # pulls and commits of the turn, each behind its connection's id
     cdef int moved_fd
     # statistics
-    cdef int64_t turns, frames, hot_sends, hot_pulls, hot_commits, hot_queries, received_bytes, sent_bytes
+    cdef int64_t turns, frames, hot_sends, hot_pulls, hot_commits, hot_queries, refused_busy, received_bytes, sent_bytes
 
     def __cinit__(self, Store store=None, *, bint hot=True, uint32_t max_frame_bytes=16 << 20,
-                  size_t max_output_bytes=64 << 20, size_t max_cold_bytes=256 << 20):
+                  size_t max_output_bytes=64 << 20, size_t max_cold_bytes=256 << 20, int64_t max_parked=200_000):
         self.epoll_fd = self.wake_fd = self.cold_fd = self.flush_fd = self.moved_fd = -1
         pthread_mutex_init(&self.lock.gate, NULL)
         pthread_mutex_init(&self.lock.held, NULL)
@@ -99,6 +102,7 @@ cdef class Reactor:
         self.max_frame_bytes = max_frame_bytes
         self.max_output_bytes = max_output_bytes
         self.max_cold_bytes = max_cold_bytes
+        self.max_parked = max_parked
         self.generation = 1
         self.sync_flush_timeout_ms = 5000
         self.receive = <uint8_t*>malloc(RECEIVE_BYTES)
@@ -117,7 +121,7 @@ cdef class Reactor:
         self.watch_fd(self.wake_fd, TAG_WAKE)
 
     def __init__(self, store=None, *, hot=True, max_frame_bytes=16 << 20, max_output_bytes=64 << 20,
-                 max_cold_bytes=256 << 20):
+                 max_cold_bytes=256 << 20, max_parked=200_000):
         if store is not None:
             self.flush_fd = store.flush_event_fd
             self.watch_fd(self.flush_fd, TAG_FLUSH)
@@ -136,7 +140,7 @@ cdef class Reactor:
         cdef int32_t i
         if not self.closed:
             release_all(self)
-        for i in range(self.cold_count):
+        for i in range(self.cold_head, self.cold_head + self.cold_count):
             free(self.cold[i].frame)
         free(self.cold)
         free(self.slots)
@@ -210,7 +214,7 @@ cdef class Reactor:
                     if buffer_append(&c.output, bytes_data + n, length - n):
                         result = write_output(self, c)
                     else:
-                        connection_close(self, c)
+                        connection_close(self, c, END_MEMORY)
                         result = False
             tell_python(self)
             fair_unlock(&self.lock)
@@ -242,7 +246,6 @@ cdef class Reactor:
             if c == NULL:
                 parked_free(block)
             else:
-                c.parked += 1
                 if self.parked_head == NULL:
                     c_write(self.wake_fd, &one, 8)  # the turn may sleep for ever: it has a deadline to watch now
                 park(self, block)
@@ -272,37 +275,48 @@ cdef class Reactor:
         c_write(self.wake_fd, &one, 8)
 
     def take_cold(self):
-        """The frames and ends of connections that wait for Python, in the order in which they came."""
-        cdef ColdItem* items
+        """Some of the frames and ends of connections that wait for Python, in the order in which they came."""
+        cdef ColdItem taken[COLD_A_TAKE]
         cdef int32_t count, i
         cdef Connection* c
         cdef uint64_t ignored
         cdef list result
         with nogil:
             fair_lock(&self.lock)
-            items = self.cold
-            count = self.cold_count
-            self.cold = NULL
-            self.cold_count = self.cold_capacity = 0
-            self.cold_total = 0
-            self.cold_told = False
-            c_read(self.cold_fd, &ignored, 8)
+            count = min(self.cold_count, <int32_t>COLD_A_TAKE)
+            if count:
+                memcpy(taken, self.cold + self.cold_head, count * sizeof(ColdItem))
+            self.cold_count -= count
+            self.cold_head = self.cold_head + count if self.cold_count else 0
+            if self.cold_count == 0:
+                self.cold_told = False
+                c_read(self.cold_fd, &ignored, 8)
+                if self.cold_capacity > COLD_A_TAKE:
+                    free(self.cold)
+                    self.cold = NULL
+                    self.cold_capacity = 0
             for i in range(count):
-                c = connection_of(self, items[i].connection)
-                if c != NULL and c.cold_bytes:
-                    c.cold_bytes = 0
-                    set_events(self, c)
+                self.cold_total -= taken[i].length
+                c = connection_of(self, taken[i].connection)
+                if c != NULL:
+                    c.cold_bytes -= taken[i].length
+                    if not c.events & EPOLLIN:
+                        set_events(self, c)
             fair_unlock(&self.lock)
         result = []
         for i in range(count):
-            if items[i].length:
-                result.append((items[i].connection, items[i].service,
-                               PyBytes_FromStringAndSize(<char*>items[i].frame, items[i].length)))
-                free(items[i].frame)
+            if taken[i].length:
+                result.append((taken[i].connection, taken[i].service,
+                               PyBytes_FromStringAndSize(<char*>taken[i].frame, taken[i].length), taken[i].stamp))
+                free(taken[i].frame)
             else:
-                result.append((items[i].connection, items[i].service, None))
-        free(items)
+                result.append((taken[i].connection, taken[i].service, None, taken[i].stamp))
         return result
+
+    @property
+    def overloaded(self):
+        """Whether so many replies wait for a flush that sends are refused."""
+        return self.parked_total >= self.max_parked
 
     def cold_done(self, int64_t connection, int code):
         """Python has dealt with a request of this connection: later ones of its kind may be hot again."""
@@ -462,7 +476,7 @@ cdef class Reactor:
             if c != NULL:
                 c.closing = True
                 if buffer_length(&c.output) == 0:
-                    connection_close(self, c)
+                    connection_close(self, c, END_ASKED)
                 else:
                     set_events(self, c)
             tell_python(self)
@@ -484,7 +498,7 @@ cdef class Reactor:
         return result
 
     def set_send_policy(self, *, bint enabled, int service, str region, str cluster, bint trace_on,
-                        int max_message_bytes, failures, int sync_flush_timeout_ms=5000):
+                        int max_message_bytes, failures, busy=(2, "busy"), int sync_flush_timeout_ms=5000):
         """What the hot road needs to know of the broker; `failures`: status of the store → (code, remark)."""
         cdef SendPolicy policy
         cdef uint8_t host[8]
@@ -513,11 +527,8 @@ cdef class Reactor:
         policy.failure_json_length = len(failure_json)
         memcpy(policy.failure_json, <const char*>failure_json, len(failure_json))
         for status in range(FAILURE_STATUSES):
-            code, remark = failures.get(status, (1, "UNKNOWN_ERROR"))
-            text = remark.encode("ascii")[:FAILURE_REMARK_MAX]
-            policy.failures[status].code = code
-            policy.failures[status].remark_length = len(text)
-            memcpy(policy.failures[status].remark, <const char*>text, len(text))
+            set_failure(&policy.failures[status], failures.get(status, (1, "UNKNOWN_ERROR")))
+        set_failure(&policy.busy, busy)
         if self.store is not None:
             self.store.store_host(host)
             put_hex(policy.store_host_hex, host, 8)
@@ -542,9 +553,22 @@ cdef class Reactor:
             "hot_commits": self.hot_commits,
             "hot_queries": self.hot_queries,
             "held_pulls": self.heap.count,
+            "cold_frames": self.cold_count,
+            "cold_bytes": self.cold_total,
+            "parked_replies": self.parked_total,
+            "refused_busy": self.refused_busy,
             "received_bytes": self.received_bytes,
             "sent_bytes": self.sent_bytes,
         }
+
+
+cdef int set_failure(Failure* failure, answer) except -1:
+    code, remark = answer
+    cdef bytes text = remark.encode("ascii")[:FAILURE_REMARK_MAX]
+    failure.code = code
+    failure.remark_length = len(text)
+    memcpy(failure.remark, <const char*>text, len(text))
+    return 0
 
 
 include "_reactor/connection.pxi"

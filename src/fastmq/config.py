@@ -409,13 +409,25 @@ class BrokerConfig(_Config):
     transfer_msg_by_heap: bool = _kept("transferMsgByHeap", True)
     high_speed_mode: bool = _kept("highSpeedMode", False)
     slave_read_enable: bool = _kept("slaveReadEnable", False)
-    broker_fast_failure_enable: bool = _kept("brokerFastFailureEnable", True)
-    wait_time_mills_in_send_queue: int = _kept("waitTimeMillsInSendQueue", 200)
-    wait_time_mills_in_pull_queue: int = _kept("waitTimeMillsInPullQueue", 5000)
-    wait_time_mills_in_heartbeat_queue: int = _kept("waitTimeMillsInHeartbeatQueue", 31000)
-    wait_time_mills_in_transaction_queue: int = _kept("waitTimeMillsInTransactionQueue", 3000)
-    wait_time_mills_in_ack_queue: int = _kept("waitTimeMillsInAckQueue", 3000)
-    wait_time_mills_in_admin_broker_queue: int = _kept("waitTimeMillsInAdminBrokerQueue", 5000)
+    broker_fast_failure_enable: bool = _setting(
+        "brokerFastFailureEnable", True, "refuse requests that keep coming too late"
+    )
+    wait_time_mills_in_send_queue: int = _setting(
+        "waitTimeMillsInSendQueue", 200, "ms after which a waiting send is late", (0, _LONG - 1)
+    )
+    wait_time_mills_in_pull_queue: int = _setting(
+        "waitTimeMillsInPullQueue", 5000, "the same for a pull", (0, _LONG - 1)
+    )
+    wait_time_mills_in_heartbeat_queue: int = _setting(
+        "waitTimeMillsInHeartbeatQueue", 31000, "the same for a heartbeat", (0, _LONG - 1)
+    )
+    wait_time_mills_in_transaction_queue: int = _setting(
+        "waitTimeMillsInTransactionQueue", 3000, "the same for the end of a transaction", (0, _LONG - 1)
+    )
+    wait_time_mills_in_ack_queue: int = _setting("waitTimeMillsInAckQueue", 3000, "the same for an ack", (0, _LONG - 1))
+    wait_time_mills_in_admin_broker_queue: int = _setting(
+        "waitTimeMillsInAdminBrokerQueue", 5000, "the same for all others", (0, _LONG - 1)
+    )
     enable_net_work_flow_control: bool = _kept("enableNetWorkFlowControl", False)
     expect_consumer_num_use_filter: int = _setting(
         "expectConsumerNumUseFilter", 32, "groups with SQL92 filters a topic, for the bloom filter", (1, 1_000_000)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import pytest
 
-from fastmq._reactor import Reactor
-from fastmq.protocol.command import Command, decode_frame, encode_frame
+from fastmq._reactor import ENDED_BY_FRAMING, ENDED_BY_OUTPUT, Reactor
+from fastmq._store import Store
+from fastmq.protocol.command import Command, FrameSplitter, decode_frame, encode_frame
 
 
 class Bench:
@@ -32,7 +35,7 @@ class Bench:
         items: list[tuple[int, int, bytes | None]] = []
         for _ in range(2000):
             self.reactor.turn(20)
-            items += self.reactor.take_cold()
+            items += [item[:3] for item in self.reactor.take_cold()]
             if len(items) >= count:
                 return items
         raise AssertionError(f"only {len(items)} of {count} items came: {items}")
@@ -66,7 +69,7 @@ def test_a_frame_that_comes_byte_by_byte(bench: Bench) -> None:
     for i in range(len(whole)):
         sock.sendall(whole[i : i + 1])
         bench.reactor.turn(100)
-    assert [f for _, _, f in bench.reactor.take_cold()] == [frame(1, b"slow"), frame(2)]
+    assert [f for _, _, f, _ in bench.reactor.take_cold()] == [frame(1, b"slow"), frame(2)]
     assert connection
 
 
@@ -82,7 +85,7 @@ def test_frames_of_every_size_next_to_small_ones(bench: Bench, size: int) -> Non
             with suppress(BlockingIOError):
                 sent += sock.send(data[sent:])
         bench.reactor.turn(10)
-        items += [f for _, _, f in bench.reactor.take_cold()]
+        items += [f for _, _, f, _ in bench.reactor.take_cold()]
     assert items == [frame(1), frame(2, bytes(size)), frame(3)]
 
 
@@ -138,7 +141,7 @@ def test_a_reader_that_never_reads_is_cut_off_at_the_bound() -> None:
     while reactor.send(connection, bytes(65536)):
         sent += 65536
         assert sent < 8 << 20, "the bound did not hold"
-    assert reactor.take_cold() == [(connection, 0, None)]
+    assert reactor.take_cold() == [(connection, 0, None, ENDED_BY_OUTPUT)]
     ours.close()
     reactor.close()
 
@@ -166,10 +169,10 @@ def test_frames_that_nobody_takes_are_left_in_the_sockets() -> None:
         push()
         reactor.turn(0)
     waiting = reactor.take_cold()
-    held = sum(len(item or b"") for _, _, item in waiting)
+    held = sum(len(item or b"") for _, _, item, _ in waiting)
     assert (1 << 20) <= held < (1 << 20) + 8 * (600 << 10), "a receive a connection above the bound at most"
     for _ in range(20_000):
-        for connection, _, item in waiting:
+        for connection, _, item, _ in waiting:
             assert item == one
             taken[connection] += 1
         if all(count == 100 for count in taken.values()):
@@ -227,3 +230,158 @@ def test_use_after_close() -> None:
     with pytest.raises(OSError, match="cannot be added"):
         reactor.add(ours.fileno(), 0)
     ours.close()
+
+
+def plain_send(opaque: int, queue_id: int = 0) -> bytes:
+    ext = {
+        "a": "pg", "b": "plain", "c": "TBW102", "d": "4", "e": str(queue_id), "f": "0", "g": "1700000000123", "h": "0",
+        "i": f"UNIQ_KEY\x01K{opaque}\x02", "j": "0", "k": "false", "m": "false",
+    }  # fmt: skip
+    return encode_frame(Command(310, opaque=opaque, ext=ext, body=b"x"))
+
+
+class Parking:
+    """A store that flushes synchronously when the test says so, and a reactor that parks at most ten replies."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = Store(str(folder), store_host=("127.0.0.1", 10911), sync_flush=True)
+        self.store.set_topic("plain", perm=6, read_queues=4, write_queues=4, flags=1)
+        self.reactor = Reactor(self.store, max_parked=10)
+        self.reactor.set_send_policy(
+            enabled=True, service=0, region="r", cluster="c", trace_on=True, max_message_bytes=1 << 20, failures={},
+            busy=(2, "[OVERLOAD]too many wait"), sync_flush_timeout_ms=600_000,
+        )  # fmt: skip
+        self.stack = ExitStack()
+
+    def connect(self) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        ours.settimeout(5)
+        self.stack.callback(ours.close)
+        self.reactor.add(theirs.detach(), 0)
+        return ours
+
+    def turns(self, count: int = 5) -> None:
+        for _ in range(count):
+            self.reactor.turn(0)
+
+    def answers(self, sock: socket.socket, count: int) -> list[Command]:
+        splitter = FrameSplitter()
+        frames: list[bytes] = []
+        while len(frames) < count:
+            self.turns()
+            frames += splitter.feed(sock.recv(1 << 16))
+        return [decode_frame(one) for one in frames]
+
+    @property
+    def parked(self) -> int:
+        return self.reactor.statistics()["parked_replies"]
+
+    def close(self) -> None:
+        self.stack.close()
+        self.reactor.close()
+        self.store.close()
+
+
+@pytest.fixture
+def parking(tmp_path: Path) -> Iterator[Parking]:
+    parking = Parking(tmp_path)
+    yield parking
+    parking.close()
+
+
+def test_over_the_bound_of_parked_replies_sockets_are_not_read_and_others_are_refused(parking: Parking) -> None:
+    one, two = parking.connect(), parking.connect()
+    one.sendall(b"".join(plain_send(opaque) for opaque in range(10)))
+    parking.turns()
+    assert parking.parked == 10
+    assert parking.reactor.overloaded
+    one.sendall(plain_send(10))
+    two.sendall(plain_send(99))
+    refusal = parking.answers(two, 1)[0]
+    assert (refusal.opaque, refusal.code, refusal.remark) == (99, 2, "[OVERLOAD]too many wait")
+    assert refusal.ext == {"TRACE_ON": "true", "MSG_REGION": "r"}
+    assert parking.parked == 10, "whoever has replies waiting is not read"
+    parking.store.flush_step()
+    answers = parking.answers(one, 10)
+    assert [(a.opaque, a.code) for a in answers] == [(opaque, 0) for opaque in range(10)]
+    parking.turns()
+    assert parking.parked == 1, "the socket is read again"
+    parking.store.flush_step()
+    assert [a.opaque for a in parking.answers(one, 1)] == [10]
+    assert not parking.reactor.overloaded
+    assert parking.store.queue_offsets("plain", 0) == (0, 11), "what was refused is not stored"
+
+
+def test_a_connection_that_ends_takes_its_parked_replies_off_the_count(parking: Parking) -> None:
+    one, two = parking.connect(), parking.connect()
+    one.sendall(b"".join(plain_send(opaque) for opaque in range(10)))
+    parking.turns()
+    assert parking.reactor.overloaded
+    one.close()
+    # paused sockets are not read; that its connection ended shows itself when its replies go out
+    parking.store.flush_step()
+    parking.turns()
+    assert parking.parked == 0
+    two.sendall(plain_send(99))
+    parking.turns()
+    parking.store.flush_step()
+    assert parking.answers(two, 1)[0].code == 0
+
+
+def test_a_connection_with_oneway_sends_only_is_read_again_after_the_flush(parking: Parking) -> None:
+    """Nothing is ever written to it: the flush itself has to resume it."""
+    sock = parking.connect()
+    oneway = decode_frame(plain_send(1))
+    oneway.flag = 2
+    sock.sendall(encode_frame(oneway) * 12)
+    parking.turns()
+    assert parking.parked == 12, "a receive above the bound at most"
+    sock.sendall(encode_frame(oneway) * 3)
+    parking.turns()
+    assert parking.parked == 12
+    parking.store.flush_step()
+    parking.turns()
+    parking.store.flush_step()
+    parking.turns()
+    assert parking.parked == 0
+    assert parking.store.queue_offsets("plain", 0) == (0, 12 + 3)
+
+
+def test_python_gets_a_bounded_number_of_frames_at_a_time(bench: Bench) -> None:
+    sock, connection = bench.connect()
+    whole = b"".join(frame(opaque) for opaque in range(3000))
+    sent = 0
+    sock.setblocking(False)
+    items: list[bytes | None] = []
+    most = 0
+    while len(items) < 3000:
+        with suppress(BlockingIOError):
+            sent += sock.send(whole[sent:])
+        bench.reactor.turn(0)
+        if sent < len(whole):
+            continue
+        taken = bench.reactor.take_cold()
+        most = max(most, len(taken))
+        items += [item for _, _, item, _ in taken]
+    assert items == [frame(opaque) for opaque in range(3000)]
+    assert 0 < most <= 1024
+    assert bench.reactor.statistics()["cold_bytes"] == 0
+    assert connection
+
+
+def test_frames_say_when_they_came_and_ends_say_why(bench: Bench) -> None:
+    good, good_id = bench.connect()
+    evil, evil_id = bench.connect()
+    before = time.monotonic_ns() // 1_000_000 - 10  # the reactor reads a coarse clock
+    good.sendall(frame(1))
+    evil.sendall(b"GET / HTTP/1.1\r\n\r\n")
+    for _ in range(5):
+        bench.reactor.turn(20)
+    good.close()
+    for _ in range(5):
+        bench.reactor.turn(20)
+    (_, _, data, stamp), *ends = sorted(bench.reactor.take_cold(), key=lambda item: item[2] is None)
+    assert data == frame(1)
+    assert before <= stamp <= time.monotonic_ns() // 1_000_000
+    assert {(connection, why) for connection, _, _, why in ends} == {(good_id, 0), (evil_id, ENDED_BY_FRAMING)}

@@ -28,6 +28,9 @@ class Service:
         self.seen: list[int] = []
         self.cancelled = 0
         self.slow = trio.Event()
+        self.waits: list[tuple[int, int, int]] = []
+        self.patience_ms: int | None = None
+        self.answer_bytes = 0
 
     def handle(self, peer: Peer, request: Command) -> Answer:
         self.seen.append(request.opaque)
@@ -42,7 +45,7 @@ class Service:
             return self.wait()
         if request.code == CALL_BACK:
             return self.call_back(peer)
-        return Reply(0, ext={"from": peer.host}, body=request.body)
+        return Reply(0, ext={"from": peer.host}, body=request.body + bytes(self.answer_bytes))
 
     async def wait(self) -> Reply:
         try:
@@ -55,6 +58,15 @@ class Service:
     async def call_back(self, peer: Peer) -> Reply:
         answer = await peer.call(Command(221, ext={"topic": "t"}), 5)
         return Reply(answer.code, answer.remark, body=answer.body)
+
+    def resume(self, peer: Peer, request: Command) -> Answer:
+        raise NotImplementedError
+
+    def refuse(self, request: Command, waited_ms: int, behind: int) -> Reply | None:
+        self.waits.append((request.opaque, waited_ms, behind))
+        if self.patience_ms is not None and waited_ms >= self.patience_ms:
+            return Reply(2, f"too late by {waited_ms} ms, {behind} behind")
+        return None
 
     def closed(self, peer: Peer) -> None:
         self.gone.append(peer.address)
@@ -243,5 +255,35 @@ def test_a_port_in_use_is_named() -> None:
             port = taken.getsockname()[1]
             with pytest.raises(OSError, match=f"127.0.0.1:{port}"):
                 await open_listener("127.0.0.1", port, 0)
+
+    trio.run(main)
+
+
+def test_what_waited_too_long_for_python_is_refused_and_the_next_is_served() -> None:
+    async def main() -> None:
+        async with running() as run:
+            run.service.patience_ms = 0
+            client = await run.client()
+            await client.send(*(Command(ECHO, opaque=opaque) for opaque in range(3)))
+            answers = [await client.receive() for _ in range(3)]
+            assert [(a.opaque, a.code) for a in answers] == [(0, 2), (1, 2), (2, 2)]
+            assert run.service.seen == []
+            run.service.patience_ms = None
+            assert (await client.call(Command(ECHO, opaque=7))).code == 0
+            assert all(0 <= waited < 20_000 and 0 <= behind < 3 for _, waited, behind in run.service.waits)
+
+    trio.run(main)
+
+
+def test_an_answer_that_no_frame_can_hold_is_an_error_of_its_request_alone() -> None:
+    async def main() -> None:
+        async with running() as run:
+            client = await run.client()
+            run.service.answer_bytes = 17 << 20
+            answer = await client.call(Command(ECHO, opaque=1))
+            assert answer.code == 1
+            assert "ValueError" in (answer.remark or "")
+            run.service.answer_bytes = 0
+            assert (await client.call(Command(ECHO, opaque=2))).code == 0
 
     trio.run(main)

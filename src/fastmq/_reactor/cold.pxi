@@ -28,37 +28,57 @@ cdef int32_t quick_code(const uint8_t* frame, uint32_t length) noexcept nogil:
     return code
 
 
-cdef bint add_cold(Reactor r, Connection* c, const uint8_t* frame, uint32_t length) noexcept nogil:
+cdef ColdItem* cold_item(Reactor r, const Connection* c) noexcept nogil:
+    """A new last item, or NULL. It counts once `cold_count` is raised."""
     cdef ColdItem* items
     cdef ColdItem* item
     cdef int32_t capacity
+    if r.cold_head and r.cold_head + r.cold_count == r.cold_capacity:
+        memmove(r.cold, r.cold + r.cold_head, r.cold_count * sizeof(ColdItem))
+        r.cold_head = 0
     if r.cold_count == r.cold_capacity:
         capacity = 256 if r.cold_capacity == 0 else r.cold_capacity * 2
         items = <ColdItem*>realloc(r.cold, capacity * sizeof(ColdItem))
         if items == NULL:
-            return False
+            return NULL
         r.cold = items
         r.cold_capacity = capacity
-    item = &r.cold[r.cold_count]
+    item = &r.cold[r.cold_head + r.cold_count]
     item.connection = c.id
     item.service = c.service
-    item.length = length
+    item.length = 0
     item.frame = NULL
-    if length:
-        item.frame = <uint8_t*>malloc(length)
-        if item.frame == NULL:
-            return False
-        memcpy(item.frame, frame, length)
-        c.cold_bytes += length
-        r.cold_total += length
+    return item
+
+
+cdef bint add_cold(Reactor r, Connection* c, const uint8_t* frame, uint32_t length) noexcept nogil:
+    cdef ColdItem* item = cold_item(r, c)
+    if item == NULL:
+        return False
+    item.frame = <uint8_t*>malloc(length)
+    if item.frame == NULL:
+        return False
+    memcpy(item.frame, frame, length)
+    item.length = length
+    item.stamp = r.now_ms
+    c.cold_bytes += length
+    r.cold_total += length
     r.cold_count += 1
     return True
+
+
+cdef void add_end(Reactor r, const Connection* c, int64_t why) noexcept nogil:
+    """Tell Python that a connection ended."""
+    cdef ColdItem* item = cold_item(r, c)
+    if item != NULL:
+        item.stamp = why
+        r.cold_count += 1
 
 
 cdef void add_cold_again(Reactor r, Connection* c, const uint8_t* frame, uint32_t length) noexcept nogil:
     """A pull that was held here and that Python has to process once more."""
     if add_cold(r, c, frame, length):
-        r.cold[r.cold_count - 1].service |= RESUMED_BIT
+        r.cold[r.cold_head + r.cold_count - 1].service |= RESUMED_BIT
         c.cold_consumes += 1
 
 

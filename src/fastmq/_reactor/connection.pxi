@@ -61,14 +61,15 @@ cdef int64_t connection_add(Reactor r, int fd, int32_t service) noexcept nogil:
     return c.id
 
 
-cdef void connection_close(Reactor r, Connection* c) noexcept nogil:
+cdef void connection_close(Reactor r, Connection* c, int64_t why) noexcept nogil:
     """End a connection; Python learns of it behind the frames it sent before."""
     cdef int32_t slot = <int32_t>(c.id & SLOT_MASK)
     if c.held != NULL:
         # letting go of pulls takes the store's lock, which an open batch of this turn holds
         finish_batch(r)
         drop_held(r, c)
-    add_cold(r, c, NULL, 0)
+    add_end(r, c, why)
+    r.parked_total -= c.parked
     c_close(c.fd)
     buffer_free(&c.input)
     buffer_free(&c.output)
@@ -83,9 +84,11 @@ cdef void set_events(Reactor r, Connection* c) noexcept nogil:
     cdef epoll_event event
     cdef uint32_t wanted = 0
     cdef size_t output = buffer_length(&c.output)
-    # over the bound of all, who has frames waiting is not read on; take_cold goes through exactly these
+    # over the bound of all, who has frames (or replies) waiting is not read on; take_cold (release_parked) goes through
+    # exactly these
     if (output < OUTPUT_PAUSE_BYTES and c.cold_bytes < COLD_PAUSE_BYTES and c.parked < PARKED_PAUSE
-            and not c.closing and (c.cold_bytes == 0 or r.cold_total < r.max_cold_bytes)):
+            and not c.closing and (c.cold_bytes == 0 or r.cold_total < r.max_cold_bytes)
+            and (c.parked == 0 or r.parked_total < r.max_parked)):
         wanted |= EPOLLIN
     if output:
         wanted |= EPOLLOUT

@@ -1,14 +1,19 @@
 # What leaves: bytes gather at a connection and are written once, at the end of the turn. All under the reactor's lock.
 
+cdef inline void mark_dirty(Reactor r, Connection* c) noexcept nogil:
+    """At the end of the turn write its output and see what is to be watched."""
+    if not c.dirty:
+        c.dirty = True
+        r.dirty[r.dirty_count] = <int32_t>(c.id & SLOT_MASK)
+        r.dirty_count += 1
+
+
 cdef void queue_output(Reactor r, Connection* c, const uint8_t* data, size_t length) noexcept nogil:
     """Bytes for the end of the turn."""
     if not buffer_append(&c.output, data, length):
         c.closing = True
         c.output.begin = c.output.end
-    if not c.dirty:
-        c.dirty = True
-        r.dirty[r.dirty_count] = <int32_t>(c.id & SLOT_MASK)
-        r.dirty_count += 1
+    mark_dirty(r, c)
 
 
 cdef bint write_output(Reactor r, Connection* c) noexcept nogil:
@@ -24,7 +29,7 @@ cdef bint write_output(Reactor r, Connection* c) noexcept nogil:
                 continue
             if errno == EAGAIN:
                 break
-            connection_close(r, c)
+            connection_close(r, c, END_CLOSED)
             return False
         r.sent_bytes += n
         c.active_ms = r.now_ms
@@ -38,10 +43,10 @@ cdef bint write_output(Reactor r, Connection* c) noexcept nogil:
         else:
             c.output.begin = c.output.end = 0
         if c.closing:
-            connection_close(r, c)
+            connection_close(r, c, END_ASKED)
             return False
     elif length > r.max_output_bytes:
-        connection_close(r, c)
+        connection_close(r, c, END_OUTPUT)
         return False
     set_events(r, c)
     return True

@@ -3,6 +3,8 @@
 cdef void park(Reactor r, Parked* block) noexcept nogil:
     """Put a block in its place by target; blocks arrive nearly in order."""
     cdef Parked* before = r.parked_tail
+    cdef Connection* c
+    cdef int32_t i
     block.deadline_ms = r.now_ms + r.sync_flush_timeout_ms
     block.next = NULL
     if before == NULL:
@@ -20,6 +22,13 @@ cdef void park(Reactor r, Parked* block) noexcept nogil:
         block.next = before.next
         before.next = block
     r.parked_deadline_ms = r.parked_head.deadline_ms
+    for i in range(block.count):
+        c = connection_of(r, block.replies[i].connection)
+        if c != NULL:
+            c.parked += 1
+            r.parked_total += 1
+            if c.parked >= PARKED_PAUSE or r.parked_total >= r.max_parked:
+                mark_dirty(r, c)
 
 
 cdef void release_parked(Reactor r) noexcept nogil:
@@ -49,6 +58,9 @@ cdef void release_parked(Reactor r) noexcept nogil:
             if c == NULL:
                 continue
             c.parked -= 1
+            r.parked_total -= 1
+            if not c.events & EPOLLIN:
+                mark_dirty(r, c)
             if reply.oneway:
                 continue
             if block.target <= flushed:

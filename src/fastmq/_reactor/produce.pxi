@@ -18,10 +18,6 @@ cdef void finish_batch(Reactor r) noexcept nogil:
             memcpy(block.replies, r.staged, r.staged_count * sizeof(Staged))
             memcpy(block.arena, r.arena.data + r.arena.begin, buffer_length(&r.arena))
             block.target = r.store.written_offset()
-            for i in range(r.staged_count):
-                c = connection_of(r, r.staged[i].connection)
-                if c != NULL:
-                    c.parked += 1
             park(r, block)
         # without memory for the replies the clients time out: no answer is no false promise
     else:
@@ -68,6 +64,14 @@ cdef bint batch_room(Reactor r, int32_t messages) noexcept nogil:
     return True
 
 
+cdef void refuse_busy(Reactor r, Connection* c, const SendHeader* header) noexcept nogil:
+    """So many replies wait for the disk that another would only wait with them."""
+    cdef uint8_t frame[FAILURE_REMARK_MAX + POLICY_TEXT_MAX]
+    r.refused_busy += 1
+    if not header.oneway:
+        queue_output(r, c, frame, put_failure_reply(frame, &r.policy, &r.policy.busy, header.serialize, header.opaque))
+
+
 cdef bint try_hot_send(Reactor r, Connection* c, const uint8_t* frame, uint32_t length) noexcept nogil:
     """Serve a frame on the hot road. False: nothing happened, it is a cold one."""
     cdef SendHeader header
@@ -107,6 +111,9 @@ cdef bint try_hot_send(Reactor r, Connection* c, const uint8_t* frame, uint32_t 
             return False
     elif view.unique_key == NULL:
         return False
+    if r.parked_total >= r.max_parked:
+        refuse_busy(r, c, &header)
+        return True
     if not batch_room(r, count):
         return False
 

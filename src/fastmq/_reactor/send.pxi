@@ -50,6 +50,7 @@ cdef struct SendPolicy:
     uint8_t failure_json[POLICY_TEXT_MAX]       # {"TRACE_ON":"true","MSG_REGION":"..."}
     uint8_t store_host_hex[16]                  # the first half of every offset message id
     Failure failures[FAILURE_STATUSES]          # by status of the store
+    Failure busy                                # too many replies wait for a flush
 
 cdef struct SendHeader:
     int32_t opaque

@@ -41,7 +41,7 @@ cdef bint on_readable(Reactor r, Connection* c) noexcept nogil:
     if n <= 0:
         if n < 0 and (errno == EAGAIN or errno == EINTR):
             return True
-        connection_close(r, c)
+        connection_close(r, c, END_CLOSED)
         return False
     r.received_bytes += n
     c.active_ms = r.now_ms
@@ -59,7 +59,7 @@ cdef bint on_readable(Reactor r, Connection* c) noexcept nogil:
             length = frame_length(r, data + used)
             if length < 0:
                 # whoever breaks the framing cannot be understood any further
-                connection_close(r, c)
+                connection_close(r, c, END_FRAMING)
                 return False
             if <size_t>length > total - used:
                 break
@@ -73,16 +73,16 @@ cdef bint on_readable(Reactor r, Connection* c) noexcept nogil:
         elif kept >= 8 and length > LARGE_FRAME:
             buffer_free(&c.input)
             if buffer_reserve(&c.input, length) == NULL:
-                connection_close(r, c)
+                connection_close(r, c, END_MEMORY)
                 return False
             c.large_frame = <uint32_t>length
             memcpy(c.input.data, data + used, kept)
             c.input.end = kept
         elif not buffer_append(&c.input, data + used, kept):
-            connection_close(r, c)
+            connection_close(r, c, END_MEMORY)
             return False
     if c.closing and buffer_length(&c.output) == 0:
-        connection_close(r, c)
+        connection_close(r, c, END_ASKED)
         return False
     if c.cold_bytes >= COLD_PAUSE_BYTES or r.cold_total >= r.max_cold_bytes:
         set_events(r, c)

@@ -14,6 +14,8 @@ cdef enum:
     CONNECTIONS_MAX = 1 << SLOT_BITS
 
     WRITE_MAX = 256 * 1024          # written to one socket at once; what is left waits for the next turn
+    COLD_A_TAKE = 1024              # frames that Python takes at a time; the others stay counted here
+
     OUTPUT_PAUSE_BYTES = 4 * 1024 * 1024    # above it a connection is not read until it has taken its replies
     COLD_PAUSE_BYTES = 8 * 1024 * 1024      # above it a connection is not read until Python has caught up
     ARENA_KEPT_BYTES = 4 * 1024 * 1024      # of the replies of a turn; only large batches need more
@@ -23,6 +25,13 @@ cdef enum:
     TAG_WAKE = 0
     TAG_FLUSH = 1
     TAG_MOVED = 2
+
+    # why a connection ended
+    END_CLOSED = 0                  # the other side closed it, or the network did
+    END_ASKED = 1                   # close_connection
+    END_FRAMING = 2                 # it sent what is no frame
+    END_OUTPUT = 3                  # it does not take its replies
+    END_MEMORY = 4                  # there is no memory for it
 
     # of the service number of a cold item: a pull that was held here and is to be processed once more
     RESUMED_BIT = 1 << 16
@@ -49,8 +58,9 @@ cdef struct Connection:
 cdef struct ColdItem:
     int64_t connection
     int32_t service
-    uint32_t length                 # 0: the connection closed
+    uint32_t length                 # 0: the connection ended
     uint8_t* frame
+    int64_t stamp                   # when the frame came, monotonic ms; of an end: why
 
 # A reply of this turn, in the turn's arena, that waits for the turn's append (and then perhaps for a flush).
 cdef struct Staged:

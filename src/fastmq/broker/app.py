@@ -26,9 +26,10 @@ from fastmq.broker.delivery.popwait import PopWaitLimits, PopWaits
 from fastmq.broker.delivery.transaction_service import Transactions
 from fastmq.broker.delivery.watches import QueueWatches
 from fastmq.broker.dispatch import Dispatcher, handler_tables
+from fastmq.broker.fastfail import FastFailure
 from fastmq.broker.filter.service import FilterService
 from fastmq.broker.handlers.pull import answer_pulls, resume_pull, wake_pulls
-from fastmq.broker.handlers.send import store_failures
+from fastmq.broker.handlers.send import SEND_CODES, TOO_MANY_WAIT, response_ext, store_failures
 from fastmq.broker.hot import HotPulls, PullRoad
 from fastmq.broker.register import BrokerIdentity, Registrar
 from fastmq.broker.retention import RetentionService
@@ -41,8 +42,10 @@ from fastmq.broker.state.saving import TableFile
 from fastmq.broker.state.sessions import ClientChannel, ClientSessions
 from fastmq.broker.state.topics import TopicTable
 from fastmq.broker.stats import BrokerStats
+from fastmq.net.server import Reply
 from fastmq.protocol import names
 from fastmq.protocol.bodies import PERM_WRITE
+from fastmq.protocol.codes import ResponseCode
 from fastmq.protocol.message import create_unique_key
 from fastmq.store.retention import RetentionPolicy
 
@@ -67,8 +70,11 @@ class HotRoad(PullRoad, Protocol):
 
     def set_send_policy(
         self, *, enabled: bool, service: int, region: str, cluster: str, trace_on: bool, max_message_bytes: int,
-        failures: Mapping[int, tuple[int, str]], sync_flush_timeout_ms: int = 5000,
+        failures: Mapping[int, tuple[int, str]], busy: tuple[int, str] = (2, "busy"), sync_flush_timeout_ms: int = 5000,
     ) -> None: ...  # fmt: skip
+
+    @property
+    def overloaded(self) -> bool: ...
 
 
 def physical_memory_bytes() -> int:
@@ -180,6 +186,7 @@ class Broker:
             interval_s=lambda: self.config.clean_resource_interval / 1000,
         )
         self.hot = HotPulls(self, reactor)
+        self.fast_failure = FastFailure(self._config)
         self.offsets.before = self.stats.before_reading = self.hot.sync
         self.offsets.on_commit = self.hot.committed
         self.offsets.on_reset = self.groups.on_change = self.sessions.on_change = self.hot.revoke
@@ -196,6 +203,13 @@ class Broker:
     def resume(self, peer: Peer, request: Command) -> Answer:
         """A pull that the reactor held and hands over."""
         return resume_pull(self, peer, request)
+
+    def refuse(self, request: Command, waited_ms: int, behind: int) -> Reply | None:
+        """SYSTEM_BUSY for a request that comes too late to be served, or a send while too many wait for the disk."""
+        if self._reactor is not None and self._reactor.overloaded and request.code in SEND_CODES:
+            return Reply(*TOO_MANY_WAIT, response_ext(self.config))
+        remark = self.fast_failure.judge(request.code, waited_ms, int(self.clock.monotonic() * 1000), behind)
+        return None if remark is None else Reply(ResponseCode.SYSTEM_BUSY, remark)
 
     def handle_vip(self, peer: Peer, request: Command) -> Answer:
         """A request on the port for old clients' VIP channel."""
@@ -511,6 +525,7 @@ class Broker:
             trace_on=config.trace_on,
             max_message_bytes=config.max_message_size,
             failures=store_failures(config),
+            busy=TOO_MANY_WAIT,
             sync_flush_timeout_ms=config.sync_flush_timeout,
         )
 
@@ -530,6 +545,10 @@ class VipService:
     def resume(self, peer: Peer, request: Command) -> Answer:
         """Nothing that waits is served on that port."""
         return self._broker.handle_vip(peer, request)
+
+    def refuse(self, request: Command, waited_ms: int, behind: int) -> Reply | None:
+        """As on the main port."""
+        return self._broker.refuse(request, waited_ms, behind)
 
     def closed(self, peer: Peer) -> None:
         """A connection of that port is gone."""

@@ -66,6 +66,10 @@ class NameServer:
             self._peers[peer.id] = peer
         return reply
 
+    def refuse(self, request: Command, waited_ms: int, behind: int) -> Reply | None:
+        """Nothing: what a name server answers is never too late."""
+        return None
+
     def resume(self, peer: Peer, request: Command) -> Reply | None:
         """Nothing of a name server is ever held."""
         return self.handle(peer, request)

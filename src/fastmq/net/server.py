@@ -10,7 +10,9 @@ One connection's failure harms only itself: a handler's exception is answered, b
 from __future__ import annotations
 
 import logging
+import os
 import socket
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -18,7 +20,7 @@ from typing import Protocol
 import trio
 
 from fastmq import limits
-from fastmq._reactor import RESUMED, Reactor
+from fastmq._reactor import ENDED_BY_FRAMING, ENDED_BY_OUTPUT, RESUMED, Reactor
 from fastmq.errors import InternalError, ProtocolError, RequestError
 from fastmq.protocol.codes import RequestCode, ResponseCode
 from fastmq.protocol.command import Command, decode_frame, encode_frame
@@ -68,6 +70,9 @@ class Service(Protocol):
 
     def resume(self, peer: Peer, request: Command) -> Answer:
         """A request that the reactor held and could not finish: process it once more, it may not be held again."""
+
+    def refuse(self, request: Command, waited_ms: int, behind: int) -> Reply | None:
+        """What to answer instead of serving a request that waited so long, so many frames behind it; None: serve."""
 
     def closed(self, peer: Peer) -> None: ...
 
@@ -251,7 +256,12 @@ class Server:
             except OSError:
                 sock.close()
                 continue
-            connection = self._reactor.add(fd, listener.service)
+            try:
+                connection = self._reactor.add(fd, listener.service)
+            except OSError as error:
+                log.warning("a connection of %s cannot be served: %s", address[0], error)
+                os.close(fd)
+                continue
             host = address[0].removeprefix("::ffff:")
             self._peers[connection] = Peer(self._reactor, connection, listener.service, host, address[1])
 
@@ -259,26 +269,35 @@ class Server:
         served = 0
         while True:
             await trio.lowlevel.wait_readable(self._reactor.cold_event_fd)
-            for connection, service, frame in self._reactor.take_cold():
+            items = self._reactor.take_cold()
+            for index, (connection, service, frame, stamp) in enumerate(items, 1):
                 if frame is None:
-                    self._closed(connection)
+                    self._closed(connection, stamp)
                 else:
-                    self._serve_frame(connection, service, frame, nursery)
+                    self._serve_frame(connection, service, frame, stamp, len(items) - index, nursery)
                 served += 1
                 if served % FRAMES_A_STEP == 0:
                     await trio.lowlevel.checkpoint()
 
-    def _closed(self, connection: int) -> None:
+    def _closed(self, connection: int, why: int) -> None:
         peer = self._peers.pop(connection, None)
         if peer is None:
             return
+        if why == ENDED_BY_FRAMING:
+            log.warning("closed the connection of %s: it sent what is no frame", peer.address)
+        elif why == ENDED_BY_OUTPUT:
+            log.warning("closed the connection of %s: it does not take its answers", peer.address)
+        else:
+            log.debug("the connection of %s ended (%d)", peer.address, why)
         peer.discard()
         try:
             self._services[peer.service].closed(peer)
         except Exception:
             log.exception("forgetting the connection of %s failed", peer.address)
 
-    def _serve_frame(self, connection: int, service: int, frame: bytes, nursery: trio.Nursery) -> None:
+    def _serve_frame(
+        self, connection: int, service: int, frame: bytes, stamp_ms: int, behind: int, nursery: trio.Nursery
+    ) -> None:
         peer = self._peers.get(connection)
         if peer is None:
             return
@@ -292,21 +311,26 @@ class Server:
             peer.take_answer(request)
             self._done(peer, request)
             return
+        answer: Answer
         try:
             if service >= RESUMED:
                 answer = self._services[service - RESUMED].resume(peer, request)
             else:
-                answer = self._services[service].handle(peer, request)
+                waited_ms = time.monotonic_ns() // 1_000_000 - stamp_ms
+                answer = self._services[service].refuse(request, waited_ms, behind)
+                if answer is None:
+                    answer = self._services[service].handle(peer, request)
         except Exception as error:
             answer = failure_reply(error, peer, request)
         if answer is None or isinstance(answer, Reply):
-            if answer is not None:
-                peer.reply(request, answer)
+            # done before the answer leaves: what the client sends when it has it may be hot again
             self._done(peer, request)
+            if answer is not None:
+                self._reply(peer, request, answer)
         elif peer.waiting >= WAITING_REQUESTS_MAX:
             close_awaitable(answer)
-            peer.reply(request, Reply(ResponseCode.SYSTEM_BUSY, BUSY_REMARK))
             self._done(peer, request)
+            peer.reply(request, Reply(ResponseCode.SYSTEM_BUSY, BUSY_REMARK))
         else:
             nursery.start_soon(self._serve_waiting, peer, request, answer)
 
@@ -315,9 +339,16 @@ class Server:
             answer = await peer.run_waiting(awaitable)
         except Exception as error:
             answer = failure_reply(error, peer, request)
-        if answer is not None:
-            peer.reply(request, answer)
         self._done(peer, request)
+        if answer is not None:
+            self._reply(peer, request, answer)
+
+    def _reply(self, peer: Peer, request: Command, answer: Reply) -> None:
+        """Answer; what no frame can hold is told to the client, and harms nobody else."""
+        try:
+            peer.reply(request, answer)
+        except Exception as error:
+            peer.reply(request, failure_reply(error, peer, request))
 
     def _done(self, peer: Peer, request: Command) -> None:
         if request.code in ORDERED_CODES:

@@ -51,7 +51,17 @@ _BATCH_FLAGS: Final = m.NEED_UNWRAP_FLAG | m.INNER_BATCH_FLAG
 _HOST_FLAGS: Final = m.BORN_HOST_V6_FLAG | m.STORE_HOST_V6_FLAG
 
 
+SEND_CODES: Final = frozenset({RequestCode.SEND_MESSAGE, RequestCode.SEND_MESSAGE_V2, RequestCode.SEND_BATCH_MESSAGE})
+
+
 # --- what the reactor's hot road says, too ----------------------------------------------------------------------------
+
+
+TOO_MANY_WAIT: Final = (
+    int(ResponseCode.SYSTEM_BUSY),
+    "[OVERLOAD]system busy, start flow control for a while: too many sends wait for the disk",
+)
+"""How a send is answered while so many others wait for a flush that it would only wait with them."""
 
 
 def store_failures(config: BrokerConfig) -> dict[int, tuple[int, str]]:
