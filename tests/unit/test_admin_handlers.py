@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from fastmq.broker.delivery.longpoll import LongPollTable
+from fastmq.broker.delivery.pop import PopService
 from fastmq.broker.delivery.popwait import PopWaits
 from fastmq.broker.handlers import admin, assignment, consumer_admin, group, query, relay, stats, topic
 from fastmq.broker.handlers.admin import DANGEROUS, merge_properties
@@ -204,6 +205,7 @@ class MemoryBroker:
         self.order = ConsumerOrderTable(None)
         self.request_modes = MessageRequestModes(None)
         self.hot = HotPulls(self, None)
+        self.pop = PopService(self)
         self.saves = 0
         self.old_configs: list[BrokerConfig] = []
         self._clients = 0
