@@ -532,8 +532,12 @@ class BrokerConfig(_Config):
     enable_split_registration: bool = _kept("enableSplitRegistration", False)
     split_registration_size: int = _kept("splitRegistrationSize", 800)
     config_manager_version: str = _kept("configManagerVersion", "v1")
-    recall_message_enable: bool = _kept("recallMessageEnable", False)
-    allow_recall_when_broker_not_writeable: bool = _kept("allowRecallWhenBrokerNotWriteable", True)
+    recall_message_enable: bool = _setting(
+        "recallMessageEnable", False, "clients may take timer messages back before they are due"
+    )
+    allow_recall_when_broker_not_writeable: bool = _setting(
+        "allowRecallWhenBrokerNotWriteable", True, "also while brokerPermission forbids sends"
+    )
     enable_register_producer: bool = _setting(
         "enableRegisterProducer", True, "remember producers from their heartbeats"
     )
@@ -606,10 +610,23 @@ class BrokerConfig(_Config):
     enable_multi_dispatch: bool = _kept("enableMultiDispatch", False)
     max_lmq_consume_queue_num: int = _kept("maxLmqConsumeQueueNum", 20000)
     enable_compaction: bool = _kept("enableCompaction", True)
-    timer_wheel_enable: bool = _setting("timerWheelEnable", True, "have the topic of messages delayed by time")
-    timer_precision_ms: int = _kept("timerPrecisionMs", 1000)
-    timer_roll_window_slot: int = _kept("timerRollWindowSlot", 172_800)
-    mapped_file_size_timer_log: int = _kept("mappedFileSizeTimerLog", 104_857_600)
+    timer_wheel_enable: bool = _setting("timerWheelEnable", True, "take messages for any time")
+    timer_precision_ms: int = _setting(
+        "timerPrecisionMs", 1000, "width of a slot of the timer file: 100, 200, 500 or 1000; delivery is exact anyway"
+    )
+    timer_roll_window_slot: int = _setting(
+        "timerRollWindowSlot", 172_800, "a timer message that waits for more slots is stored anew on the way"
+    )
+    timer_flush_interval_ms: int = _setting(
+        "timerFlushIntervalMs", 1000, "how often the progress of timer messages goes to disk", _PERIOD
+    )
+    timer_congest_num_each_slot: int = _setting(
+        "timerCongestNumEachSlot",
+        2_147_483_647,
+        "above so many messages in a slot some are refused, above twice as many all",
+        (1, _LONG - 1),
+    )
+    mapped_file_size_timer_log: int = _setting("mappedFileSizeTimerLog", 104_857_600, "size of a timer log file", _SIZE)
     disappear_time_after_start: int = _kept("disappearTimeAfterStart", -1)
     cold_data_flow_control_enable: bool = _kept("coldDataFlowControlEnable", False)
     cold_data_scan_enable: bool = _kept("coldDataScanEnable", False)

@@ -121,13 +121,10 @@ class Deviation:
 
 
 DEVIATIONS = (
-    Deviation("messages delayed by time are not built", (310,), (0, 13), 1, remark="timer messages"),
-    Deviation("so nothing can be recalled", (370,), (0,), 16, remark="recall failed"),
     Deviation("a filter that does not compile lets nothing pass", (11,), (0,), 23, note="broken expression"),
     Deviation("a new group on an empty queue begins at 0 and misses nothing (as brokers up to 4.9)", (14,), (22,), 0),
     Deviation("a send without a body is refused with a reason, Apache fails on it", (310,), (1,), 13, note="no body"),
     Deviation("a consumer group without a name does not exist", (36,), (0,), 26, note="unknown group"),
-    Deviation("there is no timer wheel", (60,), (0,), 1, remark="no timer wheel"),
 )
 
 # Answers that rest on something the recordings do not hold.
@@ -179,6 +176,7 @@ class Stage:
         config = BrokerConfig(
             broker_name=BROKER, broker_cluster_name=CLUSTER, store_path_root_dir=str(root), listen_port=PORT,
             default_topic_queue_nums=4, max_message_size=262_144, enable_property_filter=True, trace_topic_enable=True,
+            recall_message_enable=True,
         )  # fmt: skip
         self.broker = Broker(config, self.store, self.clock)
         self.connections: dict[int, Connection] = {}

@@ -68,6 +68,7 @@ class Taken:
         config = BrokerConfig(
             store_path_root_dir=root, broker_name="broker-store", broker_cluster_name="StoreCluster",
             listen_port=31911, file_reserved_time=1_000_000, transaction_time_out=3000,
+            mapped_file_size_timer_log=102_400,
         )  # fmt: skip
         self.clock = ManualClock(1_795_221_460_000)
         self.store = Store(

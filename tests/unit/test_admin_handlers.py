@@ -427,7 +427,7 @@ def test_delete_expired_commit_log_asks_the_retention_service(broker: MemoryBrok
     assert broker.request(RequestCode.CLEAN_EXPIRED_CONSUMEQUEUE).code == 0
 
 
-@pytest.mark.parametrize("code", [354, 355, 1007, 2001, 2002, 2003, 2004, 513, 60])
+@pytest.mark.parametrize("code", [354, 355, 1007, 2001, 2002, 2003, 2004, 513])
 def test_what_is_not_there_is_refused_with_a_reason(broker: MemoryBroker, code: int) -> None:
     reply = broker.request(RequestCode(code))
     assert reply.code == 1

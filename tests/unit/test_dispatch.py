@@ -8,10 +8,8 @@ from fastmq.protocol.codes import REQUESTS, RequestCode, request_name
 
 # have a handler only to say clearly that the feature is not there
 REFUSED = {
-    RequestCode.GET_TIMER_CHECK_POINT,
     RequestCode.CHECK_ROCKSDB_CQ_WRITE_PROGRESS,
     RequestCode.EXPORT_ROCKSDB_CONFIG_TO_JSON,
-    RequestCode.RECALL_MESSAGE,
     RequestCode.UPDATE_AND_CREATE_STATIC_TOPIC,
     RequestCode.GET_BROKER_EPOCH_CACHE,
     RequestCode.UPDATE_COLD_DATA_FLOW_CTR_CONFIG,

@@ -243,7 +243,6 @@ def test_tables_for_slaves(broker: MemoryBroker) -> None:
     assert body["offsetTable"] == {"t@g": {"0": 4}}
     assert body["groupTopicMap"] == {"g": ["t"]}
     assert broker.json(RequestCode.GET_ALL_DELAY_OFFSET)["offsetTable"] == {"1": 3}
-    assert broker.json(RequestCode.GET_TIMER_METRICS)["timingCount"] == {}
 
 
 def test_groups_have_no_attributes_to_change(broker: MemoryBroker) -> None:

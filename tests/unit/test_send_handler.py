@@ -255,16 +255,6 @@ class TestBadMessages:
         assert rig.count("SCHEDULE_TOPIC_XXXX", 2) == 1
         assert rig.count("RMQ_SYS_TRANS_HALF_TOPIC") == 0
 
-    @pytest.mark.parametrize("name", ["TIMER_DELIVER_MS", "TIMER_DELAY_SEC", "TIMER_DELAY_MS"])
-    def test_timer_messages_are_not_built(self, rig, name):
-        assert refused(rig.send(properties=f"{name}\x01600000\x02"), 1, "not supported")
-        assert rig.store.written_offset == 0
-
-    def test_recall_is_not_built(self, rig):
-        reply = rig.ask(RequestCode.RECALL_MESSAGE, {"topic": "t", "recallHandle": "x"})
-        assert (reply.code, reply.remark) == (16, "recall failed, operation is forbidden")
-        assert reply.ext == {"MSG_REGION": "DefaultRegion"}
-
     @pytest.mark.parametrize("facts", [{"f": 192}, {"properties": "INNER_NUM\x012\x02"}])
     def test_inner_batches_need_their_topic(self, rig, facts):
         assert refused(rig.send(**facts), 13, "inner batch")

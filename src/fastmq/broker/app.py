@@ -23,6 +23,8 @@ from fastmq.broker.delivery.notices import Notices
 from fastmq.broker.delivery.pop import PopService
 from fastmq.broker.delivery.popservice import PopRevive
 from fastmq.broker.delivery.popwait import PopWaitLimits, PopWaits
+from fastmq.broker.delivery.timer import TimerDelivery
+from fastmq.broker.delivery.timer_files import TimerFiles
 from fastmq.broker.delivery.transaction_service import Transactions
 from fastmq.broker.delivery.watches import QueueWatches
 from fastmq.broker.dispatch import Dispatcher, handler_tables
@@ -48,6 +50,7 @@ from fastmq.protocol.bodies import PERM_WRITE
 from fastmq.protocol.codes import ResponseCode
 from fastmq.protocol.message import create_unique_key
 from fastmq.store.retention import RetentionPolicy
+from fastmq.store.timer_wheel import precision_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,6 +65,7 @@ log = logging.getLogger("fastmq.broker")
 
 SCAN_INTERVAL_S: Final = 10.0  # expiry of clients, locks; when a start time for sends has come
 WALL_CLOCK_CHECK_MS: Final = 1000  # longest wait for a wall time: the clock may have been set meanwhile
+TIMER_CLEAN_INTERVAL_S: Final = 30.0
 WOKEN_QUEUES_A_STEP: Final = 32  # between two steps trio's other tasks have their turn
 
 
@@ -170,6 +174,8 @@ class Broker:
             on_delivered=self._count_delivered,
         )
         self.transactions = Transactions(self, os.path.join(folder, "transactionMetrics"))
+        self.timers = self._open_timers() if config.timer_wheel_enable else None
+        self._timers_lock = trio.Lock()
         self.registrar = Registrar(
             config=self._config,
             identity=self._identity,
@@ -283,6 +289,9 @@ class Broker:
             nursery.start_soon(self.pop.run)
             nursery.start_soon(self.pop_revive.run)
             nursery.start_soon(self.transactions.run)
+            if self.timers is not None:
+                nursery.start_soon(self.timers.run)
+                nursery.start_soon(self._save_timers)
             nursery.start_soon(self._save_consumer_offsets)
             nursery.start_soon(self._save_delay_offsets)
             nursery.start_soon(self._save_transaction_counts)
@@ -309,6 +318,9 @@ class Broker:
     async def finish(self) -> None:
         """Second half, when the connections are gone: everything that is kept in memory goes to disk."""
         self.draining = True
+        self.delay.stop()
+        if self.timers is not None:
+            self.timers.stop()
         with trio.CancelScope(shield=True):
             for table in (self.topics, self.groups, self.request_modes):
                 await self._save_table(table.file)
@@ -324,6 +336,10 @@ class Broker:
                 # the delivered messages must be on disk before the offsets say that they were delivered
                 await trio.to_thread.run_sync(self.store.flush_step)
                 self._persist_delay()
+            for _ in range(2):
+                await self._save_timers_once()
+                await trio.to_thread.run_sync(self.store.flush_step)
+            await self._save_timers_once()
 
     async def _follow_queues(self) -> None:
         """Wake the pulls, and the delivery of delayed messages, whose queue has grown."""
@@ -337,6 +353,8 @@ class Broker:
                     self.delay.moved()
                 elif topic.startswith(names.REVIVE_TOPIC_PREFIX):
                     self.pop_revive.moved()
+                elif topic == names.TIMER_TOPIC and self.timers is not None:
+                    self.timers.moved()
                 wake_pulls(self, topic, queue_id, max_offset)
                 self.popwaits.moved(topic, queue_id, max_offset)
                 if count % WOKEN_QUEUES_A_STEP == 0:
@@ -399,6 +417,35 @@ class Broker:
         consumers = self.filters.consumers
         await self._save("consumer filters", consumers.take_snapshot(), consumers.save)
 
+    async def _save_timers(self) -> None:
+        cleaned = self.clock.monotonic()
+        while True:
+            await trio.sleep(self.config.timer_flush_interval_ms / 1000)
+            await self._save_timers_once()
+            if self.timers is not None and self.clock.monotonic() - cleaned >= TIMER_CLEAN_INTERVAL_S:
+                cleaned = self.clock.monotonic()
+                self.timers.files.clean()
+
+    async def _save_timers_once(self) -> None:
+        """Write how far the timers are, one write at a time."""
+        timers = self.timers
+        if timers is None:
+            return
+        async with self._timers_lock:
+            snapshot = timers.take_snapshot()
+            if snapshot is None:
+                return
+            try:
+                await trio.to_thread.run_sync(timers.files.save, snapshot)
+            except OSError as error:
+                if "timers" not in self._failing:
+                    log.error("the timers cannot be saved: %s", error)
+                self._failing.add("timers")
+                timers.files.failed(snapshot)
+            else:
+                self._failing.discard("timers")
+                timers.files.saved(snapshot)
+
     async def _save(self, what: str, snapshot: bytes | None, save: Callable[[bytes], None]) -> None:
         """Write a snapshot in a thread. A disk that refuses is no reason to stop: the next round tries again."""
         if snapshot is None:
@@ -456,6 +503,23 @@ class Broker:
         self.locks.expire(now)
 
     # --- wiring ------------------------------------------------------------------------------------------------------
+
+    def _open_timers(self) -> TimerDelivery:
+        config = self.config
+        files = TimerFiles(
+            config.store_path_root_dir,
+            store=self.store,
+            precision_ms=precision_of(config.timer_precision_ms),
+            log_file_bytes=config.mapped_file_size_timer_log,
+            clock=self.clock,
+        )
+        return TimerDelivery(
+            files,
+            store=self.store,
+            clock=self.clock,
+            window_slots=config.timer_roll_window_slot,
+            on_delivered=self._count_delivered,
+        )
 
     def _config(self) -> BrokerConfig:
         return self.config

@@ -94,6 +94,7 @@ class DelayDelivery:
         self._saved: dict[int, int] = {}
         self._unsaved: tuple[int, dict[int, int]] | None = None  # (log offset that must be flushed, offsets)
         self._wake = trio.Event()
+        self._stopped = False
         self.data_version = DataVersion(counter=0, state_version=0, timestamp=clock.wall_ms())
         self._load()
 
@@ -204,9 +205,14 @@ class DelayDelivery:
         """The schedule topic has new messages."""
         self._wake.set()
 
+    def stop(self) -> None:
+        """Deliver nothing more: the offsets written from now on are the last word."""
+        self._stopped = True
+        self._wake.set()
+
     async def run(self) -> None:
-        """Deliver until cancelled."""
-        while True:
+        """Deliver until cancelled or stopped."""
+        while not self._stopped:
             self._wake = trio.Event()
             now_ms = self._clock.wall_ms()
             outcome = self.due(now_ms)

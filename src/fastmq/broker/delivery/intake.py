@@ -1,4 +1,4 @@
-"""The last step before a message is stored: delayed messages are put aside in the schedule topic.
+"""The last step before a message is stored: delayed messages are put aside until their time has come.
 
 After the put hook of RocketMQ (HookUtils.handleScheduleMessage). Everything that stores a message for a client goes
 through `store_message`; only the delivery of delayed messages itself does not, or they would be delayed for ever.
@@ -7,8 +7,9 @@ through `store_message`; only the delivery of delayed messages itself does not, 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from fastmq.broker.delivery.timer_rules import TIMER_PROPERTIES, is_timer, requested_time, slot_time
 from fastmq.errors import RequestError
 from fastmq.protocol import message as m
 from fastmq.protocol import names
@@ -30,9 +31,6 @@ class PutsMessages(Protocol):
     ) -> Appended: ...  # fmt: skip
 
 
-TIMER_PROPERTIES: Final = (m.PROPERTY_TIMER_DELIVER_MS, m.PROPERTY_TIMER_DELAY_SEC, m.PROPERTY_TIMER_DELAY_MS)
-
-
 @dataclass(slots=True)
 class OutgoingMessage:
     """A message on its way into the store (MessageExtBrokerInner)."""
@@ -47,6 +45,7 @@ class OutgoingMessage:
     born_host: tuple[str, int] = ("127.0.0.1", 0)
     reconsume_times: int = 0
     prepared_offset: int = 0  # log offset of the half message that this one was in a transaction
+    timer_due_ms: int | None = None  # when it is due, if it waits for a time
 
     @property
     def delay_level(self) -> int:
@@ -67,9 +66,22 @@ class OutgoingMessage:
 
 
 def store_message(broker: Broker, message: OutgoingMessage) -> Appended:
-    """Store a message, in the schedule topic if it has a delay level. RequestError for a timer message."""
-    schedule(message, broker.delay.level_count)
+    """Store a message: at once, or where it waits for its delay level or its time.
+
+    The message says afterwards where it went; `timer_due_ms` is set if it waits for a time. RequestError for a time
+    that the broker does not take.
+    """
+    schedule(broker, message)
     return put_as_is(broker.store, message)
+
+
+def schedule(broker: Broker, message: OutgoingMessage) -> None:
+    """Turn a message that is to wait into one of the topic it waits in; others are left as they are."""
+    if message.topic not in (names.TIMER_TOPIC, names.TRANS_HALF_TOPIC) and not _is_prepared(message):
+        if message.delay_level > 0:
+            _wait_for_level(message, broker.delay.level_count)
+        elif is_timer(message.properties):
+            _wait_for_time(broker, message)
 
 
 def put_as_is(store: PutsMessages, message: OutgoingMessage) -> Appended:
@@ -88,25 +100,65 @@ def put_as_is(store: PutsMessages, message: OutgoingMessage) -> Appended:
     )
 
 
-def schedule(message: OutgoingMessage, delay_levels: int) -> None:
-    """Turn a message with a delay level into one of the schedule topic; others are left as they are.
+def _is_prepared(message: OutgoingMessage) -> bool:
+    """Whether its transaction is open or was rolled back: no time to be visible at."""
+    return message.sys_flag & m.TRANSACTION_MASK in (m.TRANSACTION_PREPARED_TYPE, m.TRANSACTION_ROLLBACK_TYPE)
 
-    A level above the highest counts as the highest. With a level timer properties are dropped: the level wins.
-    """
-    properties = message.properties
-    level = message.delay_level
-    if level > 0:
-        level = min(level, delay_levels)
-        properties[m.PROPERTY_DELAY_TIME_LEVEL] = str(level)
-        for name in TIMER_PROPERTIES:
-            properties.pop(name, None)
-        properties[m.PROPERTY_REAL_TOPIC] = message.topic
-        properties[m.PROPERTY_REAL_QUEUE_ID] = str(message.queue_id)
-        message.topic = names.SCHEDULE_TOPIC
-        message.queue_id = level - 1
-        return
+
+def _move(message: OutgoingMessage, topic: str, queue_id: int) -> None:
+    """To a topic where it waits; its properties say where it belongs."""
+    message.properties[m.PROPERTY_REAL_TOPIC] = message.topic
+    message.properties[m.PROPERTY_REAL_QUEUE_ID] = str(message.queue_id)
+    message.topic = topic
+    message.queue_id = queue_id
+
+
+def _wait_for_level(message: OutgoingMessage, delay_levels: int) -> None:
+    """A level above the highest counts as the highest. Timer properties are dropped: the level wins."""
+    level = min(message.delay_level, delay_levels)
+    message.properties[m.PROPERTY_DELAY_TIME_LEVEL] = str(level)
     for name in TIMER_PROPERTIES:
-        if name in properties:
-            raise RequestError(
-                ResponseCode.SYSTEM_ERROR, f"timer messages are not supported yet: the message has {name}"
-            )
+        message.properties.pop(name, None)
+    _move(message, names.SCHEDULE_TOPIC, level - 1)
+
+
+def _wait_for_time(broker: Broker, message: OutgoingMessage) -> None:
+    """To the timer topic, unless its time has come already."""
+    config, timers = broker.config, broker.timers
+    if timers is None or not config.timer_wheel_enable:
+        raise RequestError(
+            ResponseCode.SYSTEM_ERROR, "accurate timer message is not enabled, timerWheelEnable is false"
+        )
+    now_ms = broker.clock.wall_ms()
+    properties = message.properties
+    requested_ms = requested_time(properties, now_ms)
+    max_delay_ms = config.timer_max_delay_sec * 1000
+    late = requested_ms is not None and requested_ms <= now_ms
+    if (
+        requested_ms is None
+        or requested_ms - now_ms > max_delay_ms
+        or (late and m.PROPERTY_TIMER_DEL_UNIQKEY in properties)
+    ):
+        raise RequestError(
+            ResponseCode.MESSAGE_ILLEGAL,
+            "timer message illegal, the delay time should not be bigger than the max delay "
+            f"{max_delay_ms}ms; or if set del msg, the delay time should be bigger than the current time",
+        )
+    if late:
+        return
+    out_ms = slot_time(requested_ms, timers.precision_ms)
+    limit = config.timer_congest_num_each_slot
+    if is_congested(timers.slot_count(out_ms), limit, broker.random.random()):
+        raise RequestError(
+            ResponseCode.SYSTEM_ERROR,
+            f"timer message is under flow control, max num limit is {2 * limit} or the current value is greater than "
+            f"{limit} and less than {2 * limit}, trigger random flow control",
+        )
+    properties[m.PROPERTY_TIMER_OUT_MS] = str(out_ms)
+    _move(message, names.TIMER_TOPIC, 0)
+    message.timer_due_ms = requested_ms
+
+
+def is_congested(waiting: int, limit: int, chance: float) -> bool:
+    """Whether a slot takes no more: above the limit the more likely the more wait, from twice the limit on surely."""
+    return waiting > limit and chance * limit < waiting - limit

@@ -21,7 +21,6 @@ from fastmq.protocol.bodies import (
     ConsumeStats,
     ConsumeStatsList,
     ConsumeType,
-    DataVersion,
     GroupList,
     MessageModel,
     MessageQueue,
@@ -346,17 +345,6 @@ def get_all_delay_offset(broker: Broker, peer: Peer, request: Command) -> Reply:
     return Reply(body=dumps(broker.delay.to_body()))
 
 
-def get_timer_check_point(broker: Broker, peer: Peer, request: Command) -> Reply:
-    """GET_TIMER_CHECK_POINT (60): there is no timer wheel, so there is no check point."""
-    return Reply(ResponseCode.SYSTEM_ERROR, "the checkpoint is null: this broker has no timer wheel")
-
-
-def get_timer_metrics(broker: Broker, peer: Peer, request: Command) -> Reply:
-    """GET_TIMER_METRICS (61): no message waits in a timer wheel."""
-    version = DataVersion(timestamp=broker.stats.boot_timestamp_ms)
-    return Reply(body=dumps({"dataVersion": version, "timingCount": {}}))
-
-
 HANDLERS: Final[dict[int, Handler]] = {
     RequestCode.GET_CONSUMER_CONNECTION_LIST: get_consumer_connections,
     RequestCode.GET_PRODUCER_CONNECTION_LIST: get_producer_connections,
@@ -371,6 +359,4 @@ HANDLERS: Final[dict[int, Handler]] = {
     RequestCode.CLONE_GROUP_OFFSET: clone_group_offset,
     RequestCode.GET_ALL_CONSUMER_OFFSET: get_all_consumer_offset,
     RequestCode.GET_ALL_DELAY_OFFSET: get_all_delay_offset,
-    RequestCode.GET_TIMER_CHECK_POINT: get_timer_check_point,
-    RequestCode.GET_TIMER_METRICS: get_timer_metrics,
 }

@@ -17,7 +17,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from fastmq import _store as st
-from fastmq.broker.delivery.intake import TIMER_PROPERTIES, OutgoingMessage, put_as_is, schedule, store_message
+from fastmq.broker.delivery.intake import OutgoingMessage, put_as_is, schedule, store_message
+from fastmq.broker.delivery.timer_rules import TIMER_PROPERTIES
 from fastmq.broker.delivery.transaction import to_half
 from fastmq.broker.state.topics import describe_topic, is_batch_queue, is_compaction
 from fastmq.config import BrokerConfig
@@ -29,6 +30,7 @@ from fastmq.protocol.bodies import PERM_WRITE, TOPIC_UNIT_FLAG, TopicConfig
 from fastmq.protocol.codes import RequestCode, ResponseCode
 from fastmq.protocol.command import Command
 from fastmq.protocol.headers import ReplyMessageRequest, SendMessageRequest
+from fastmq.protocol.recall import RecallHandle
 
 if TYPE_CHECKING:
     from fastmq._store import Appended
@@ -129,13 +131,6 @@ def send_reply_message(broker: Broker, peer: Peer, request: Command) -> Reply | 
     except RequestError as error:
         return Reply(error.code, error.remark, ext)
     return _push_reply(broker, peer, header, request, topic, queue_id, properties, ext)
-
-
-def recall_message(broker: Broker, peer: Peer, request: Command) -> Reply:
-    """RECALL_MESSAGE (370): as RocketMQ with recallMessageEnable off, its default; there are no timer messages yet."""
-    return Reply(
-        ResponseCode.NO_PERMISSION, "recall failed, operation is forbidden", {"MSG_REGION": broker.config.region_id}
-    )
 
 
 # --- checks -----------------------------------------------------------------------------------------------------------
@@ -245,7 +240,7 @@ def _begin_transaction(broker: Broker, header: SendMessageRequest, message: Outg
             ResponseCode.NO_PERMISSION, f"the broker[{config.broker_ip1}] sending transaction message is forbidden"
         )
     message.properties.setdefault(m.PROPERTY_PRODUCER_GROUP, header.producer_group)
-    schedule(replace(message, properties=dict(message.properties)), broker.delay.level_count)
+    schedule(broker, replace(message, sys_flag=0, properties=dict(message.properties)))
     to_half(message)
 
 
@@ -284,10 +279,16 @@ def _store_single(
     broker.stats.on_put(message.topic, message.queue_id, 1, appended.size)
     if in_transaction:
         broker.transactions.begun(properties[m.PROPERTY_REAL_TOPIC])
-    return _sent(
+    reply = _sent(
         broker, queue_id, appended.queue_offset, offset_id(broker, appended),
         properties.get(m.PROPERTY_UNIQUE_KEY), ext, appended.flush_target if message.waits_for_flush else None,
     )  # fmt: skip
+    if message.timer_due_ms is not None and not names.is_retry_topic(header.topic):
+        handle = RecallHandle(
+            header.topic, broker.config.broker_name, message.timer_due_ms, properties[m.PROPERTY_UNIQUE_KEY]
+        )
+        reply.ext["recallHandle"] = handle.encode()
+    return reply
 
 
 def _store_batch(
@@ -471,5 +472,4 @@ HANDLERS: dict[int, Handler] = {
     RequestCode.SEND_BATCH_MESSAGE: send_message,
     RequestCode.SEND_REPLY_MESSAGE: send_reply_message,
     RequestCode.SEND_REPLY_MESSAGE_V2: send_reply_message,
-    RequestCode.RECALL_MESSAGE: recall_message,
 }

@@ -1,0 +1,509 @@
+"""Messages for any time: from rmq_sys_wheel_timer to their real topic when they are due (RocketMQ's TimerMessageStore).
+
+Two cursors. The first follows the timer queue and hangs every message into the slot of its time: timer log, then wheel.
+The second, the read time, goes from slot to slot; the slots around it are in memory, ordered by the exact due time. A
+message is delivered when the wall clock has reached that millisecond, never before, and only after everything stored
+until then was followed: so a message that was taken back in time is never delivered.
+
+At least once: what the files say lies behind messages that are flushed to disk (see `timer_files`). After a crash some
+messages are delivered again; after a normal stop none.
+A clock that is set back delivers nothing twice: a slot that delivered something takes no more messages, those for
+earlier times hang in the next slot and keep their due time. A clock that is set forward makes messages due.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Protocol
+
+import trio
+
+from fastmq._store import ST_BODY_TOO_LARGE, ST_OK, ST_PROPERTIES_TOO_LARGE, ST_RECORD_TOO_LARGE, ST_TOPIC_TOO_LONG
+from fastmq.broker.delivery.delay import CLOCK_CHECK_MS, RETRY_MS, Due
+from fastmq.broker.delivery.timer_files import Bound, TimerFiles, TimerSnapshot
+from fastmq.broker.delivery.timer_rules import delete_key, due_time, first_look, roll_window
+from fastmq.clock import Clock
+from fastmq.errors import ProtocolError, UsageError
+from fastmq.protocol import message as m
+from fastmq.protocol import names
+from fastmq.protocol.fields import parse_int32, parse_int64
+from fastmq.store.timer_log import MAGIC_DEFAULT, MAGIC_DELETE, MAGIC_ROLL, RECORD, RECORD_BYTES, TimerRecord
+from fastmq.store.timer_wheel import Slot
+
+if TYPE_CHECKING:
+    from fastmq._store import Appended
+
+log = logging.getLogger("fastmq.broker.timer")
+
+FOLLOW_A_STEP: Final = 64  # messages that are read from the timer queue at once
+DELIVER_A_STEP: Final = 64
+LOAD_A_STEP: Final = 2000  # records of a slot that are taken into memory at once
+PASS_A_STEP: Final = 10_000  # empty slots
+JUMP_SLOTS: Final = 200_000  # from so many on it is faster to look for the next slot that is not empty
+AHEAD_MS: Final = 2000  # slots are loaded so long before they begin
+NEVER_ENQUEUED: Final = (1 << 63) - 1  # TIMER_ENQUEUE_MS of a message whose slot was over when it was followed
+_LAST: Final[Bound] = (1 << 62, 0)
+_ILLEGAL: Final = (ST_BODY_TOO_LARGE, ST_PROPERTIES_TOO_LARGE, ST_TOPIC_TOO_LONG, ST_RECORD_TOO_LARGE)
+_NO_TARGETS: Final = (names.TRANS_HALF_TOPIC, names.SCHEDULE_TOPIC, names.TIMER_TOPIC)
+
+
+class TimerStore(Protocol):
+    """What delivery needs of the store."""
+
+    def queue_offsets(self, topic: str, queue_id: int) -> tuple[int, int] | None: ...
+    def queue_entries(self, topic: str, queue_id: int, offset: int, count: int) -> list[tuple[int, int, int]]: ...
+    def read_record(self, log_offset: int) -> bytes | None: ...
+    def watch(self, topic: str, queue_id: int, on: bool = True) -> int: ...
+    def put(
+        self, topic: str, queue_id: int, body: bytes | memoryview, properties: bytes, *, flag: int = 0,
+        sys_flag: int = 0, born_timestamp_ms: int = 0, born_host: tuple[str, int] = ("127.0.0.1", 0),
+        reconsume_times: int = 0, prepared_offset: int = 0, tags_code: int | None = None,
+    ) -> Appended: ...  # fmt: skip
+
+
+@dataclass(slots=True)
+class _OpenSlot:
+    """A slot in memory: its messages as a heap of (due, position), and what takes messages of it back."""
+
+    next: int  # where the chain goes on that is not loaded, or -1
+    bound: Bound | None = None  # records before it were delivered by an earlier run
+    waiting: list[Bound] = field(default_factory=list)
+    taken_back: dict[str, str] = field(default_factory=dict)  # key of a recall: real topic
+    found: set[str] = field(default_factory=set)  # the keys of which something was found
+    served: bool = False
+
+    @property
+    def done_until(self) -> Bound | None:
+        """Every record before this was delivered; None if none was."""
+        if not self.served:
+            return None
+        return self.waiting[0] if self.waiting else _LAST
+
+
+@dataclass(slots=True)
+class _Followed:
+    """A message of the timer queue on its way into the wheel."""
+
+    log_offset: int
+    size: int
+    slot_ms: int
+    due_ms: int
+    magic: int
+    topic: str
+    key: str  # of the message itself, or of the one that it takes back
+
+
+class TimerDelivery:
+    """The wheel and how far it has come. `window_slots`: timerRollWindowSlot."""
+
+    def __init__(
+        self,
+        files: TimerFiles,
+        *,
+        store: TimerStore,
+        clock: Clock,
+        window_slots: int = 172_800,
+        on_delivered: Callable[[str, int, Appended], None] = lambda _topic, _queue_id, _appended: None,
+    ) -> None:
+        self.files = files
+        self._store = store
+        self._clock = clock
+        self._window_slots = roll_window(window_slots)
+        self.precision_ms = self._precision_ms = files.precision_ms
+        self._on_delivered = on_delivered
+        self._open: dict[int, _OpenSlot] = {}
+        self._opened_to = files.read_ms - files.precision_ms
+        self._floor = files.read_ms  # slots before this one take no more messages
+        self._now_ms = files.version.timestamp
+        self._stopped = False
+        self._gate: tuple[int, int] = (0, 0)  # (queue offset, time): what was stored until then lies before the offset
+        self._allowed_ms = 0  # what is due until then may be delivered
+        self._stuck = False
+        self._wake = trio.Event()
+        self.enqueued = self.delivered = 0
+        for slot_ms, bound in files.bounds.items():
+            if slot_ms >= files.read_ms:
+                slot = self._open_slot(slot_ms)
+                slot.bound, slot.served = bound, True
+
+    # --- the core: no waiting ----------------------------------------------------------------------------------------
+
+    def due(self, now_ms: int) -> Due:
+        """Follow the queue and deliver what is due at a wall time, a bounded number of messages of each."""
+        outcome = Due()
+        if now_ms < self._now_ms:
+            self._clock_was_set_back()
+        self._now_ms = now_ms
+        end = self._store.watch(names.TIMER_TOPIC, 0)
+        if self.files.queue_offset >= self._gate[0]:
+            self._allowed_ms = self._gate[1]
+            self._gate = end, now_ms
+        if self.files.queue_offset < end:
+            self._follow(now_ms, outcome)
+        if self.files.queue_offset >= self._gate[0]:
+            self._allowed_ms = self._gate[1]
+        self._load(outcome)
+        self._deliver_due(min(now_ms, self._allowed_ms), outcome)
+        self._pass(now_ms, outcome)
+        return outcome
+
+    def slot_count(self, slot_ms: int) -> int:
+        """How many messages wait in a slot."""
+        slot = self.files.wheel.get(slot_ms)
+        return 0 if slot is None else slot.messages
+
+    @property
+    def read_behind_ms(self) -> int:
+        """How long ago the slot began that is being delivered."""
+        return max(0, self._clock.wall_ms() - self.files.read_ms)
+
+    @property
+    def queue_behind(self) -> int:
+        """How many messages of the timer queue were not looked at yet."""
+        bounds = self._store.queue_offsets(names.TIMER_TOPIC, 0)
+        return 0 if bounds is None else max(0, bounds[1] - self.files.queue_offset)
+
+    def bounds(self) -> dict[int, Bound]:
+        """What was delivered of the slots that are not done."""
+        found = {slot_ms: slot.done_until for slot_ms, slot in self._open.items()}
+        return {slot_ms: bound for slot_ms, bound in found.items() if bound is not None}
+
+    def _clock_was_set_back(self) -> None:
+        served = max((slot_ms for slot_ms, slot in self._open.items() if slot.served), default=None)
+        if served is not None:
+            self._floor = max(self._floor, served + self._precision_ms)
+
+    # --- the first cursor: from the queue into the wheel -------------------------------------------------------------
+
+    def _follow(self, now_ms: int, outcome: Due) -> None:
+        files = self.files
+        bounds = self._store.queue_offsets(names.TIMER_TOPIC, 0)
+        if bounds is not None and files.queue_offset < bounds[0]:
+            log.warning("timers: queue offset %d is below %d, going on there", files.queue_offset, bounds[0])
+            files.queue_offset = bounds[0]
+        entries = self._store.queue_entries(names.TIMER_TOPIC, 0, files.queue_offset, FOLLOW_A_STEP)
+        if not entries:
+            outcome.at(now_ms + RETRY_MS)
+            return
+        outcome.at(now_ms)
+        followed = []
+        for number, (log_offset, size, _) in enumerate(entries):
+            queue_offset = files.queue_offset + number
+            one = self._read(log_offset, size, now_ms)
+            if one is None:
+                log.error("timer queue offset %d: no timer message, passed over", queue_offset)
+            elif queue_offset >= files.repeat_until or one.slot_ms >= files.read_ms:
+                followed.append(one)
+        try:
+            self._enqueue(followed, now_ms)
+        except OSError as error:
+            if not self._stuck:
+                log.error("the timer log cannot be written, trying again: %s", error)
+            self._stuck = True
+            outcome.next_ms = now_ms + RETRY_MS
+            return
+        self._stuck = False
+        files.queue_offset += len(entries)
+
+    def _read(self, log_offset: int, size: int, now_ms: int) -> _Followed | None:
+        """What a message of the queue says; None if it cannot wait for anything."""
+        record = self._store.read_record(log_offset)
+        try:
+            message = None if record is None else m.decode_message(record)[0]
+        except ProtocolError:
+            message = None
+        if message is None:
+            return None
+        properties = message.property_map
+        out_ms = parse_int64(properties.get(m.PROPERTY_TIMER_OUT_MS))
+        topic = properties.get(m.PROPERTY_REAL_TOPIC)
+        if out_ms is None or not 0 <= out_ms < 1 << 53 or topic is None:
+            return None
+        due_ms = max(now_ms, due_time(properties, out_ms, message.store_timestamp, self._precision_ms))
+        takes_back = properties.get(m.PROPERTY_TIMER_DEL_UNIQKEY)
+        magic = MAGIC_DEFAULT | (0 if takes_back is None else MAGIC_DELETE)
+        key = takes_back or delete_key(topic, properties.get(m.PROPERTY_UNIQUE_KEY, ""))
+        return _Followed(log_offset, size, self.files.wheel.floor(out_ms), due_ms, magic, topic, key)
+
+    def _enqueue(self, followed: list[_Followed], now_ms: int) -> None:
+        """Write records for messages and hang them into their slots: all of them, or OSError and none."""
+        files = self.files
+        write_ms = max(files.wheel.floor(now_ms), self._floor)
+        slots: dict[int, Slot] = {}
+        placed: list[tuple[_Followed, int, int, int]] = []
+        for one in followed:
+            slot_ms, magic = self._slot_for(one, write_ms)
+            unit = slot_ms // self._precision_ms
+            slot = slots.get(unit) or files.wheel.get(slot_ms) or Slot(unit, -1, -1, 0)
+            due_ms = slot_ms + self._precision_ms if magic & MAGIC_ROLL else one.due_ms
+            record = RECORD.pack(
+                RECORD_BYTES, slot.last, magic, write_ms, slot_ms - write_ms, one.log_offset, one.size,
+                m.java_hash(one.topic), due_ms,
+            )  # fmt: skip
+            position = files.log.place(record)
+            change = -1 if magic & MAGIC_DELETE else 1
+            first = slot.first if slot.first >= 0 else position
+            slots[unit] = Slot(unit, first, position, slot.messages + change, slot.magic)
+            placed.append((one, slot_ms, magic, position))
+        files.log.write()
+        opened = {slot_ms for _, slot_ms, _, _ in placed if slot_ms <= self._opened_to or slot_ms in self._open}
+        for slot in slots.values():
+            files.wheel.put(slot)
+        for one, slot_ms, magic, position in placed:
+            files.metrics.add(one.topic, -1 if magic & MAGIC_DELETE else 1)
+            if slot_ms in opened:
+                due_ms = slot_ms + self._precision_ms if magic & MAGIC_ROLL else one.due_ms
+                self._add(self._open.setdefault(slot_ms, _OpenSlot(-1)), due_ms, position, magic, one)
+            elif slot_ms <= self._floor and slot_ms not in self._open:
+                self._open_slot(slot_ms)
+        self.enqueued += len(placed)
+
+    def _slot_for(self, one: _Followed, write_ms: int) -> tuple[int, int]:
+        """The slot a message hangs in, and its magic."""
+        wheel, precision_ms = self.files.wheel, self._precision_ms
+        wanted = max(one.slot_ms, self._floor)
+        slot_ms = first_look(wanted, write_ms, self._window_slots, precision_ms)
+        magic = one.magic | (0 if slot_ms == wanted else MAGIC_ROLL)
+        while slot_ms > self._floor:
+            other = wheel.occupant(slot_ms)
+            if other.unit == slot_ms // precision_ms or other.unit * precision_ms < self.files.read_ms:
+                break
+            # what lies there is one turn of the wheel late and not delivered yet: wait in an earlier slot
+            magic |= MAGIC_ROLL
+            slot_ms = max(self._floor, slot_ms - precision_ms)
+        return slot_ms, magic
+
+    # --- the second cursor: slots around the read time ---------------------------------------------------------------
+
+    def _open_slot(self, slot_ms: int) -> _OpenSlot:
+        slot = self.files.wheel.get(slot_ms)
+        opened = self._open[slot_ms] = _OpenSlot(-1 if slot is None else slot.last)
+        return opened
+
+    def _load(self, outcome: Due) -> None:
+        """Open the slots that come next, and take a part of their chains into memory."""
+        until = self.files.read_ms + max(AHEAD_MS, 2 * self._precision_ms)
+        while self._opened_to < until:
+            self._opened_to += self._precision_ms
+            if self._opened_to not in self._open and self.files.wheel.get(self._opened_to) is not None:
+                self._open_slot(self._opened_to)
+        left = LOAD_A_STEP
+        for slot_ms in sorted(self._open):
+            slot = self._open[slot_ms]
+            while slot.next >= 0 and left > 0:
+                left -= 1
+                position = slot.next
+                record = self.files.log.read(position)
+                if record is None or record.slot_ms // self._precision_ms != slot_ms // self._precision_ms:
+                    slot.next = -1
+                    if position >= self.files.log.begin:
+                        log.error("timer log: position %d is not part of slot %d", position, slot_ms)
+                    break
+                slot.next = record.previous if record.previous < position else -1
+                self._take(slot, position, record)
+            if slot.next >= 0:
+                outcome.at(self._now_ms)
+                return
+
+    def _take(self, slot: _OpenSlot, position: int, record: TimerRecord) -> None:
+        """One record of the chain goes into memory."""
+        due_ms, magic = record.due_ms, record.magic
+        one = None
+        if magic & MAGIC_DELETE and not magic & MAGIC_ROLL:
+            one = self._read(record.log_offset, record.log_size, 0)
+        elif due_ms == 0:  # written by Apache RocketMQ
+            due_ms = record.slot_ms + self._precision_ms
+            if not magic & MAGIC_ROLL:
+                one = self._read(record.log_offset, record.log_size, 0)
+                due_ms = due_ms if one is None else one.due_ms
+        known = slot.bound is not None and position < self.files.bounds_end and (due_ms, position) < slot.bound
+        if not known or magic & MAGIC_DELETE:
+            self._add(slot, due_ms, position, magic, one)
+        elif one is not None or (one := self._read(record.log_offset, record.log_size, 0)) is not None:
+            slot.found.add(one.key)
+
+    def _add(self, slot: _OpenSlot, due_ms: int, position: int, magic: int, one: _Followed | None) -> None:
+        if magic & MAGIC_DELETE and not magic & MAGIC_ROLL:
+            if one is not None:
+                slot.taken_back[one.key] = one.topic
+        else:
+            heapq.heappush(slot.waiting, (due_ms, position))
+
+    def _pass(self, now_ms: int, outcome: Due) -> None:
+        """Leave the slots that are over and empty behind."""
+        files = self.files
+        left = PASS_A_STEP
+        while now_ms >= files.read_ms + self._precision_ms or files.read_ms < self._floor:
+            slot = self._open.get(files.read_ms)
+            if slot is not None:
+                if slot.next >= 0 or slot.waiting:
+                    break
+                for key, topic in slot.taken_back.items():
+                    if key not in slot.found:  # it was counted all the same
+                        files.metrics.add(topic, 1)
+                del self._open[files.read_ms]
+            elif files.read_ms > self._opened_to:
+                self._load(outcome)
+                continue
+            files.read_ms += self._precision_ms
+            self._floor = max(self._floor, files.read_ms)
+            outcome.at(now_ms)
+            left -= 1
+            if left == 0:
+                self._jump(now_ms)
+                break
+
+    def _jump(self, now_ms: int) -> None:
+        """Leave a long way of empty slots behind at once."""
+        files = self.files
+        if self._open or now_ms - files.read_ms < JUMP_SLOTS * self._precision_ms:
+            return
+        following = min((slot.unit for slot in files.wheel.slots_from(files.read_ms)), default=None)
+        target = files.wheel.floor(now_ms)
+        if following is not None:
+            target = min(target, following * self._precision_ms)
+        files.read_ms = self._floor = target
+        self._opened_to = target - self._precision_ms
+
+    # --- delivering --------------------------------------------------------------------------------------------------
+
+    def _deliver_due(self, until_ms: int, outcome: Due) -> None:
+        """Deliver what is due until a time, the earliest first."""
+        left = DELIVER_A_STEP
+        for slot_ms in sorted(self._open):
+            slot = self._open[slot_ms]
+            if slot.next >= 0:
+                return
+            while slot.waiting and slot.waiting[0][0] <= until_ms:
+                if left == 0:
+                    outcome.at(self._now_ms)
+                    return
+                left -= 1
+                if not self._deliver(slot, slot.waiting[0][1]):
+                    outcome.at(self._now_ms + RETRY_MS)
+                    return
+                heapq.heappop(slot.waiting)
+                slot.served = True
+                outcome.delivered += 1
+            if slot.waiting:
+                outcome.at(max(slot.waiting[0][0], self._now_ms))
+
+    def _deliver(self, slot: _OpenSlot, position: int) -> bool:
+        """Store one message where it belongs. False: not possible now. What can never be delivered is passed over."""
+        record = self.files.log.read(position)
+        data = None if record is None else self._store.read_record(record.log_offset)
+        if record is None or data is None:
+            log.error("timer log %d: its message is gone, passed over", position)
+            return True
+        try:
+            message, _ = m.decode_message(data)
+        except ProtocolError as error:
+            log.error("timer log %d: passed over: %s", position, error)
+            return True
+        properties = message.property_map
+        topic = properties.get(m.PROPERTY_REAL_TOPIC)
+        if message.topic != names.TIMER_TOPIC or topic is None or message.size != record.log_size:
+            log.error("timer log %d: no timer message at log offset %d, passed over", position, record.log_offset)
+            return True
+        rolls = record.magic & MAGIC_ROLL != 0
+        key = delete_key(topic, properties.get(m.PROPERTY_UNIQUE_KEY, ""))
+        if not rolls and key in slot.taken_back:
+            slot.found.add(key)
+            return True  # the recall was counted already
+        target: str | None = names.TIMER_TOPIC if rolls else topic
+        queue_id = 0 if rolls else parse_int32(properties.get(m.PROPERTY_REAL_QUEUE_ID))
+        if queue_id is None or queue_id < 0 or (not rolls and target in _NO_TARGETS):
+            log.error("timer log %d: no real topic and queue to go to, passed over", position)
+            self.files.metrics.add(topic, -1)
+            return True
+        assert target is not None
+        appended = self._put(target, queue_id, message, self._properties(message, properties, record))
+        if appended is not None and appended.status in _ILLEGAL:  # too long with what delivery adds
+            appended = self._put(target, queue_id, message, message.properties)
+        if appended is None or appended.status in _ILLEGAL:
+            log.error("timer log %d: %s takes no such message, passed over", position, target)
+        elif appended.status != ST_OK:
+            if not self._stuck:
+                log.error("timer log %d: store status %d, trying again", position, appended.status)
+            self._stuck = True
+            return False
+        else:
+            self._stuck = False
+            self.delivered += 1
+            self._on_delivered(target, queue_id, appended)
+        self.files.metrics.add(topic, 1 if record.magic & MAGIC_DELETE else -1)
+        return True
+
+    def _properties(self, message: m.StoredMessage, properties: dict[str, str], record: TimerRecord) -> bytes:
+        """The properties as they are stored: with the times of the wait, and of a roll also what is due when."""
+        late = (parse_int64(properties.get(m.PROPERTY_TIMER_OUT_MS)) or 0) < record.write_ms
+        added = {m.PROPERTY_TIMER_ENQUEUE_MS: str(NEVER_ENQUEUED if late else record.write_ms)}
+        if record.magic & MAGIC_ROLL:
+            times = parse_int32(properties.get(m.PROPERTY_TIMER_ROLL_TIMES)) or 0
+            added[m.PROPERTY_TIMER_ROLL_TIMES] = str(times + 1)
+        added[m.PROPERTY_TIMER_DEQUEUE_MS] = str(self._now_ms)
+        if m.PROPERTY_TIMER_DEQUEUE_MS in properties:
+            return m.encode_properties({**properties, **added})
+        return m.append_properties(message.properties, added)
+
+    def _put(self, topic: str, queue_id: int, message: m.StoredMessage, properties: bytes) -> Appended | None:
+        """Store a copy of a message. None: there can be no such topic or queue."""
+        try:
+            return self._store.put(
+                topic,
+                queue_id,
+                message.body,
+                properties,
+                flag=message.flag,
+                sys_flag=message.sys_flag & ~(m.BORN_HOST_V6_FLAG | m.STORE_HOST_V6_FLAG),
+                born_timestamp_ms=message.born_timestamp,
+                born_host=message.born_host,
+                reconsume_times=message.reconsume_times,
+            )
+        except UsageError as error:
+            log.error("%s, queue %d: %s", topic, queue_id, error)
+            return None
+
+    # --- the loop ----------------------------------------------------------------------------------------------------
+
+    def moved(self) -> None:
+        """The timer topic has new messages."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Deliver nothing more: what is written from now on is the last word."""
+        self._stopped = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Deliver until cancelled or stopped."""
+        while not self._stopped:
+            self._wake = trio.Event()
+            now_ms = self._clock.wall_ms()
+            outcome = self.due(now_ms)
+            if outcome.next_ms is not None and outcome.next_ms <= now_ms:
+                await trio.lowlevel.checkpoint()
+                continue
+            wait_ms = CLOCK_CHECK_MS if outcome.next_ms is None else min(CLOCK_CHECK_MS, outcome.next_ms - now_ms)
+            with trio.move_on_after(wait_ms / 1000):
+                await self._wake.wait()
+
+    # --- files -------------------------------------------------------------------------------------------------------
+
+    def take_snapshot(self) -> TimerSnapshot | None:
+        """What may be saved now; see `TimerFiles.take_snapshot`."""
+        if any(slot.bound is not None and slot.next >= 0 for slot in self._open.values()):
+            return None  # a bound of the last run holds only for records that are as old
+        return self.files.take_snapshot(self.bounds())
+
+    def persist(self) -> bool:
+        """Write the present state if its messages are on disk; whether nothing is left to write."""
+        for _ in range(2):
+            snapshot = self.take_snapshot()
+            if snapshot is not None:
+                self.files.save(snapshot)
+                self.files.saved(snapshot)
+        return self.files.is_saved

@@ -1,0 +1,76 @@
+"""What the TIMER_ properties mean: when a message is due, which slot of the wheel it goes to, when it is looked at.
+
+Three times belong to a message. The requested time is what the client asked for, to the millisecond. The slot's time
+(TIMER_OUT_MS) lies before it by at most one precision: RocketMQ delivers a slot when it is over. The due time is the
+requested one again, worked out from the stored message: fastmq delivers at that very millisecond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from fastmq.protocol import message as m
+from fastmq.protocol.fields import parse_int64
+from fastmq.store.timer_wheel import SLOTS
+
+TIMER_PROPERTIES: Final = (m.PROPERTY_TIMER_DELAY_SEC, m.PROPERTY_TIMER_DELAY_MS, m.PROPERTY_TIMER_DELIVER_MS)
+"""The properties that delay a message, the first one wins."""
+
+BLANK_SLOTS: Final = 60
+"""RocketMQ keeps that many slots of the wheel free when a roll window is too long."""
+
+_NEVER: Final = 1 << 62
+
+
+def is_timer(properties: Mapping[str, str]) -> bool:
+    """Whether a message without a delay level is to wait; not if it has waited already."""
+    return m.PROPERTY_TIMER_OUT_MS not in properties and any(name in properties for name in TIMER_PROPERTIES)
+
+
+def requested_time(properties: Mapping[str, str], now_ms: int) -> int | None:
+    """When the client wants the message delivered (ms since the epoch). None: that is not a number."""
+    for name, unit, start in zip(TIMER_PROPERTIES, (1000, 1, 1), (now_ms, now_ms, 0), strict=True):
+        text = properties.get(name)
+        if text is not None:
+            value = parse_int64(text)
+            return None if value is None else max(-_NEVER, min(_NEVER, start + value * unit))
+    return None
+
+
+def slot_time(requested_ms: int, precision_ms: int) -> int:
+    """The time of the slot for a requested time: strictly before it, at most one precision."""
+    return (requested_ms - 1) // precision_ms * precision_ms
+
+
+def due_time(properties: Mapping[str, str], out_ms: int, store_ms: int, precision_ms: int) -> int:
+    """When a stored timer message is due. `out_ms` is its TIMER_OUT_MS.
+
+    A delay counts from the time it was stored. What does not fit to the slot (the message rolled, the clock was set)
+    is due when RocketMQ delivers it: one precision after the slot's time.
+    """
+    latest = out_ms + precision_ms
+    requested = requested_time(properties, store_ms)
+    return latest if requested is None or requested <= out_ms else min(requested, latest)
+
+
+def roll_window(setting_slots: int) -> int:
+    """The number of slots after which a message is looked at again, from timerRollWindowSlot."""
+    longest = SLOTS // 2 - BLANK_SLOTS
+    return setting_slots if 2 <= setting_slots <= longest else longest
+
+
+def first_look(slot_ms: int, write_ms: int, window_slots: int, precision_ms: int) -> int:
+    """The slot in which a message for `slot_ms` waits first: that one, or an earlier one from which it is sent on."""
+    window_ms = window_slots * precision_ms
+    beyond_ms = slot_ms - write_ms - window_ms
+    if beyond_ms < 0:
+        return slot_ms
+    if beyond_ms < window_slots // 3 * precision_ms:
+        return write_ms + window_slots // 2 * precision_ms  # so that enough is left for the second way
+    return write_ms + window_ms
+
+
+def delete_key(topic: str, unique_key: str) -> str:
+    """What TIMER_DEL_UNIQKEY of a recall says about the message it takes back."""
+    return f"{topic}+{unique_key}"
