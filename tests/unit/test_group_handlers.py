@@ -66,11 +66,15 @@ def test_delete_group_keeps_offsets_unless_told(broker: MemoryBroker) -> None:
     broker.add_topic("t")
     put(broker)
     broker.offsets.commit("g", "t", 0, 3)
+    broker.order.put("t", "g", 0, [0], attempt_id=None, pop_ms=1, invisible_ms=1, now_ms=1)
+    broker.pop.inflight.add("t", "g", 0, 1)
     assert broker.request(RequestCode.DELETE_SUBSCRIPTIONGROUP, {"groupName": "g", "cleanOffset": "false"}).code == 0
+    assert len(broker.order) == broker.pop.inflight.count("t", "g", 0) == 1
     assert "g" not in broker.groups
     assert broker.offsets.query("g", "t", 0) == 3
     assert broker.request(RequestCode.DELETE_SUBSCRIPTIONGROUP, {"groupName": "g", "cleanOffset": "true"}).code == 0
     assert broker.offsets.query("g", "t", 0) == -1
+    assert len(broker.order) == broker.pop.inflight.count("t", "g", 0) == 0
 
 
 def test_forbid_reading(broker: MemoryBroker) -> None:

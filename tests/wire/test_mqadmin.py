@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from support import remoting
 from support.java import AdminRunner, ScenarioRunner
 from support.servers import BROKER, CLUSTER, Server
 from support.toolchains import ToolchainMissing, missing
@@ -456,6 +457,24 @@ def test_broker_consume_stats(admin: Admin) -> None:
     rows = [row for row in admin.rows("brokerConsumeStats", "-b", admin.server.broker) if row[:2] == [TOPIC, GROUP]]
     assert sorted(row[3] for row in rows) == ["0", "1"]
     assert all(row[6] == "0" for row in rows), "the consumer is at the end"
+
+
+def test_consume_mode(admin: Admin) -> None:
+    """Seen with GET_ALL_MESSAGE_REQUEST_MODE: no command of mqadmin shows it."""
+
+    def mode() -> tuple[str, int]:
+        modes = json.loads(remoting.call(admin.server.listen_port, 402).body)["messageRequestModeMap"]
+        return modes[TOPIC]["adm_popper"]["mode"], modes[TOPIC]["adm_popper"]["popShareQueueNum"]
+
+    said = admin("setConsumeMode", "-b", admin.server.broker, "-t", TOPIC, "-g", "adm_popper", "-m", "POP", "-q", "3")
+    assert f"set consume mode to {admin.server.broker} success" in said
+    assert mode() == ("POP", 3)
+    said = admin("setConsumeMode", "-c", CLUSTER, "-t", TOPIC, "-g", "adm_popper", "-m", "PULL")
+    assert f"topic[{TOPIC}] group[adm_popper] consume mode[PULL] popShareQueueNum[0]" in said
+    assert mode() == ("PULL", 0)
+    refused = admin("setConsumeMode", "-b", admin.server.broker, "-t", "nowhere", "-g", "adm_popper", "-m", "POP")
+    assert "CODE: 17" in refused
+    assert mode() == ("PULL", 0)
 
 
 # ---- moving offsets

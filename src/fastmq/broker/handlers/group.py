@@ -75,6 +75,7 @@ async def delete_group(broker: Broker, peer: Peer, request: Command) -> Reply:
     if header.clean_offset:
         broker.offsets.delete_group(header.group_name)
         broker.order.delete_group(header.group_name)
+        broker.pop.inflight.forget(group=header.group_name)
         await broker.save_consumer_offsets()
     if not broker.config.auto_create_subscription_group:
         broker.popwaits.group_gone(header.group_name)  # elsewhere a waiting pop would only make it again
