@@ -87,13 +87,14 @@ class Reactor:
         suspend_ms: int,
         group_sys_flag: int,
         topic_sys_flag: int,
-        offsets: Collection[tuple[int, int]] = (),
+        offsets: Collection[tuple[int, int]] | None = None,
     ) -> None:
         """From now on serve pulls of this group and topic with this filter in the turn, until `revoke_pulls`.
 
         `subscription`: the filter's text if pulls bring it, None for the group's registered one, whose version is
         `sub_version`. `tag_codes` None: everything matches. `suspend_ms` -1: pulls say how long they may be held.
-        `offsets`: (queue id, committed offset) of the group, for who asks for them.
+        `offsets`: (queue id, committed offset) of the group, for who asks for them; None: such questions stay cold,
+        for somebody else commits without telling (another reactor).
         """
     def know_offset(self, group: str, topic: str, queue_id: int, offset: int) -> None:
         """Python has stored a committed offset of a group and topic with grants."""

@@ -23,7 +23,7 @@ taken inside it, never the other way round.
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from fastmq._store cimport (
-    TOPIC_DELETED, TOPIC_MULTI_TAG, TOPIC_SEND_HOT, WATCH_TURN, Extent, MessageIn, Placed, Queue, QueueEntry, ReadSummary,
+    TOPIC_DELETED, TOPIC_MULTI_TAG, TOPIC_SEND_HOT, Extent, MessageIn, Placed, Queue, QueueEntry, ReadSummary,
     Store, Topic,
 )
 
@@ -89,11 +89,13 @@ cdef class Reactor:
     cdef int64_t held_deadline_ms       # of the first held pull, 0 without one; read by the turn without the lock
     cdef Buffer deferred                # pulls and commits of the turn, each behind its connection's id
     cdef int moved_fd
+    cdef int32_t watcher                # of the store, -1: none
     # statistics
     cdef int64_t turns, frames, hot_sends, hot_pulls, hot_commits, hot_queries, refused_busy, received_bytes, sent_bytes
 
     def __cinit__(self, Store store=None, *, bint hot=True, uint32_t max_frame_bytes=16 << 20,
                   size_t max_output_bytes=64 << 20, size_t max_cold_bytes=256 << 20, int64_t max_parked=200_000):
+        self.watcher = -1
         self.epoll_fd = self.wake_fd = self.cold_fd = self.flush_fd = self.moved_fd = -1
         pthread_mutex_init(&self.lock.gate, NULL)
         pthread_mutex_init(&self.lock.held, NULL)
@@ -123,9 +125,12 @@ cdef class Reactor:
     def __init__(self, store=None, *, hot=True, max_frame_bytes=16 << 20, max_output_bytes=64 << 20,
                  max_cold_bytes=256 << 20, max_parked=200_000):
         if store is not None:
-            self.flush_fd = store.flush_event_fd
+            self.watcher = self.store.hot_subscribe()
+            if self.watcher < 0:
+                raise UsageError("too many reactors on one store")
+            self.flush_fd = self.store.hot_flush_event(self.watcher)
             self.watch_fd(self.flush_fd, TAG_FLUSH)
-            self.moved_fd = self.store.hot_moved_event()
+            self.moved_fd = self.store.hot_moved_event(self.watcher)
             self.watch_fd(self.moved_fd, TAG_MOVED)
 
     cdef int watch_fd(self, int fd, uint64_t tag) except -1:
@@ -333,7 +338,7 @@ cdef class Reactor:
 
     def grant_pulls(self, str group not None, str topic not None, *, int queues, subscription, bint lite,
                     int64_t sub_version, tag_codes, int max_messages, int64_t max_bytes, int64_t suspend_ms,
-                    int group_sys_flag, int topic_sys_flag, offsets=()):
+                    int group_sys_flag, int topic_sys_flag, offsets=None):
         """From now on serve pulls of this group and topic with this filter here, until `revoke_pulls`.
 
         `subscription`: the filter's text if pulls bring it, None for the group's registered one, whose version is
@@ -372,7 +377,7 @@ cdef class Reactor:
         grant.filter = <uint8_t*>malloc(len(text) + 1)
         grant.tag_count = -1 if tag_codes is None else len(tag_codes)
         grant.tag_codes = <int64_t*>malloc((grant.tag_count + 1) * sizeof(int64_t) if tag_codes else 8)
-        known = <int64_t*>malloc((2 * len(offsets) + 1) * sizeof(int64_t))
+        known = <int64_t*>malloc((2 * len(offsets or ()) + 1) * sizeof(int64_t))
         if grant.filter == NULL or grant.tag_codes == NULL or known == NULL:
             free(known)
             grant_free(grant)
@@ -381,7 +386,7 @@ cdef class Reactor:
         for code in tag_codes or ():
             grant.tag_codes[i] = code
             i += 1
-        for queue_id, offset in offsets:
+        for queue_id, offset in offsets or ():
             known[2 * known_count] = queue_id
             known[2 * known_count + 1] = offset
             known_count += 1
@@ -398,6 +403,7 @@ cdef class Reactor:
             progress.grants = grant
             grant.next_all = self.grants
             self.grants = grant
+            progress.asked = offsets is not None
             for i in range(known_count):
                 know_offset(progress, known[2 * i], known[2 * i + 1])
         fair_unlock(&self.lock)

@@ -39,15 +39,15 @@ cdef enum:
     TOPIC_MULTI_TAG = 2     # topicFilterType MULTI_TAG: sysFlag bit 1 is set on every stored message
     TOPIC_DELETED = 4
 
-# who may wait for the end of a queue to move; each has a list of moved queues and an eventfd of its own
+# who may wait for the end of a queue to move or for a flush; each has a list of moved queues and eventfds of its own
 cdef enum:
-    WATCH_LOOP = 1          # Python: Store.watch, take_moved
-    WATCH_TURN = 2          # the reactor's turn: hot_watch, hot_take_moved
+    WATCH_LOOP = 0          # Python: Store.watch, take_moved
+    WATCHERS_MAX = 32       # it and the reactors: hot_subscribe
 
 cdef struct Queue:
     Topic* topic
     int32_t queue_id
-    uint32_t watched        # who waits for its end to move: WATCH_… bits, see hot_watch
+    uint32_t watched        # who waits for its end to move: a bit for each watcher, see hot_watch
     uint32_t moved          # on whose list of moved queues it is
     int64_t next_offset     # queue offset the next appended message gets
     int64_t max_offset      # (atomic) entries published = what consumers may read
@@ -147,9 +147,12 @@ cdef class Store:
                       QueueEntry* out, int32_t room, ReadSummary* summary) noexcept nogil
     cdef bint hot_hold(self, int64_t log_offset, int32_t size, Extent* extent) noexcept nogil
     cdef void hot_release(self, void* holder) noexcept nogil
-    # watch: returns the queue's present end; take_moved: fills `out` with watched queues that moved since. `who` is one
-    # of the WATCH_… bits; hot_moved_event tells of WATCH_TURN.
+    # watch: returns the queue's present end; take_moved: fills `out` with watched queues that moved since, which are then
+    # no longer watched. `who`: WATCH_LOOP, or what hot_subscribe gave (-1: there are too many).
     cdef Queue* hot_queue(self, Topic* topic, int32_t queue_id) noexcept nogil      # made if it is new; NULL: no memory
-    cdef int64_t hot_watch(self, Queue* queue, uint32_t who, bint on) noexcept nogil
-    cdef int32_t hot_take_moved(self, uint32_t who, Queue** out, int32_t room) noexcept nogil
-    cdef int hot_moved_event(self) noexcept nogil
+    cdef int64_t hot_watch(self, Queue* queue, int32_t who, bint on) noexcept nogil
+    cdef int32_t hot_take_moved(self, int32_t who, Queue** out, int32_t room) noexcept nogil
+    cdef int32_t hot_subscribe(self) noexcept nogil
+    cdef void hot_unsubscribe(self, int32_t who) noexcept nogil
+    cdef int hot_flush_event(self, int32_t who) noexcept nogil
+    cdef int hot_moved_event(self, int32_t who) noexcept nogil

@@ -1,5 +1,6 @@
 # The storage engine: one extension, read as many files. Start with _store.pxd (the structs and doors), then:
 #
+#   watch.pxi       who is woken by a flush or a moved queue
 #   status.pxi      result codes as sentences and exceptions
 #   fileops.pxi     the table of file calls, with scripted faults
 #   layout.pxi      byte offsets of everything on disk; parsing a record
@@ -119,6 +120,7 @@ cdef extern from "_crc.h":
 include "_store/fileops.pxi"
 include "_store/layout.pxi"
 include "_store/engine.pxi"
+include "_store/watch.pxi"
 include "_store/status.pxi"
 include "_store/segment.pxi"
 include "_store/commitlog.pxi"

@@ -143,6 +143,10 @@ cdef void release_all(Reactor r) noexcept:
             free(r.slots[i])
             r.slots[i] = NULL
     r.slot_count = 0
+    if r.watcher >= 0:
+        with nogil:
+            r.store.hot_unsubscribe(r.watcher)
+        r.watcher = -1
     while r.parked_head != NULL:
         block = r.parked_head
         r.parked_head = block.next

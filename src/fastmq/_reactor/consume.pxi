@@ -150,27 +150,33 @@ cdef bint try_hot_consume(Reactor r, Connection* c, const uint8_t* frame, uint32
 
 # --- offsets ----------------------------------------------------------------------------------------------------------
 
-cdef QueueProgress* granted_queue(Reactor r, const PullHeader* header) noexcept nogil:
-    """The queue of a group and topic whose pulls are hot, or NULL."""
+cdef Progress* granted_progress(Reactor r, const PullHeader* header) noexcept nogil:
+    """The group and topic if their pulls are hot and they have that queue, or NULL."""
     cdef Progress* progress = progress_find(r, header.group.data, header.group.length, header.topic.data,
                                             header.topic.length)
     if progress == NULL or not progress.granted or header.queue_id >= progress.queues:
         return NULL
-    return &progress.by_queue[header.queue_id]
+    return progress
+
+
+cdef inline void note_commit(Reactor r, Progress* progress, int32_t queue_id, int64_t offset) noexcept nogil:
+    cdef QueueProgress* q = &progress.by_queue[queue_id]
+    q.committed = offset
+    q.known = offset if progress.asked and offset >= 0 else -1
+    q.commits += 1
+    progress_changed(r, progress)
 
 
 cdef bint try_commit(Reactor r, Connection* c, const PullHeader* header) noexcept nogil:
     """UPDATE_CONSUMER_OFFSET, answered or oneway."""
     cdef uint8_t reply[OFFSET_REPLY_MAX]
-    cdef QueueProgress* q
+    cdef Progress* progress
     if header.seen != SEEN_OFFSET_ALL or header.commit_offset < 0:
         return False
-    q = granted_queue(r, header)
-    if q == NULL:
+    progress = granted_progress(r, header)
+    if progress == NULL:
         return False
-    q.known = q.committed = header.commit_offset
-    q.commits += 1
-    progress_changed(r, progress_find(r, header.group.data, header.group.length, header.topic.data, header.topic.length))
+    note_commit(r, progress, header.queue_id, header.commit_offset)
     r.hot_commits += 1
     if not header.oneway:
         queue_output(r, c, reply, put_offset_reply(reply, header, -1))
@@ -180,13 +186,17 @@ cdef bint try_commit(Reactor r, Connection* c, const PullHeader* header) noexcep
 cdef bint try_query(Reactor r, Connection* c, const PullHeader* header) noexcept nogil:
     """QUERY_CONSUMER_OFFSET of an offset that is known here."""
     cdef uint8_t reply[OFFSET_REPLY_MAX]
-    cdef QueueProgress* q
+    cdef Progress* progress
+    cdef int64_t known
     if header.seen != SEEN_QUEUE_ALL or header.oneway:
         return False
-    q = granted_queue(r, header)
-    if q == NULL or q.known < 0:
+    progress = granted_progress(r, header)
+    if progress == NULL:
         return False
-    queue_output(r, c, reply, put_offset_reply(reply, header, q.known))
+    known = progress.by_queue[header.queue_id].known
+    if known < 0:
+        return False
+    queue_output(r, c, reply, put_offset_reply(reply, header, known))
     r.hot_queries += 1
     return True
 
@@ -196,7 +206,7 @@ cdef void know_offset(Progress* progress, int64_t queue_id, int64_t offset) noex
     cdef QueueProgress* q
     if 0 <= queue_id < progress.queues:
         q = &progress.by_queue[queue_id]
-        if q.commits == 0:
+        if q.commits == 0 and progress.asked:
             q.known = offset if offset >= 0 else -1
 
 
@@ -257,9 +267,7 @@ cdef bint run_pull(Reactor r, Connection* c, const PullHeader* header, PullGrant
             r.store.hot_release(extents[i].holder)
     of_queue = &grant.progress.by_queue[header.queue_id]
     if first_pass and header.sys_flag & PULL_COMMIT_OFFSET:
-        of_queue.committed = header.commit_offset
-        of_queue.known = header.commit_offset if header.commit_offset >= 0 else -1
-        of_queue.commits += 1
+        note_commit(r, grant.progress, header.queue_id, header.commit_offset)
     of_queue.pulled = summary.next_offset
     if summary.status == READ_FOUND:
         of_queue.pulls += 1
@@ -330,7 +338,7 @@ cdef bint hold_pull(Reactor r, Connection* c, const PullHeader* header, PullGran
     cdef HeldPull* pull
     cdef HeldQueue* held
     cdef int64_t wait_ms = header.suspend_ms if grant.suspend_ms < 0 else grant.suspend_ms
-    if r.store.hot_watch(queue, WATCH_TURN, True) > header.queue_offset:
+    if r.store.hot_watch(queue, r.watcher, True) > header.queue_offset:
         return False
     held = held_queue(r, queue, True)
     pull = <HeldPull*>calloc(1, sizeof(HeldPull))
@@ -399,7 +407,7 @@ cdef void forget_held_queue(Reactor r, HeldQueue* held) noexcept nogil:
     while at[0] != held:
         at = &at[0].chain
     at[0] = held.chain
-    r.store.hot_watch(held.queue, WATCH_TURN, False)
+    r.store.hot_watch(held.queue, r.watcher, False)
     free(held)
 
 
@@ -439,7 +447,7 @@ cdef void wake_held(Reactor r) noexcept nogil:
     cdef Queue* moved[64]
     cdef int32_t count, i
     while True:
-        count = r.store.hot_take_moved(WATCH_TURN, moved, 64)
+        count = r.store.hot_take_moved(r.watcher, moved, 64)
         for i in range(count):
             wake_queue(r, moved[i])
         if count < 64:
@@ -467,7 +475,7 @@ cdef void wake_queue(Reactor r, Queue* queue) noexcept nogil:
                 unlink_pull(r, pull)
                 resume_pull(r, pull)
             pull = following
-        if r.store.hot_watch(queue, WATCH_TURN, True) == end:
+        if r.store.hot_watch(queue, r.watcher, True) == end:
             return
 
 

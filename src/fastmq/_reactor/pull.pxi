@@ -84,6 +84,7 @@ cdef struct Progress:
     Progress* chain                 # of the hash table
     Progress* next_changed
     bint granted                    # offsets of it may be committed here
+    bint asked                      # and asked for: nobody else commits without telling
     void* grants                    # PullGrant*, the newest first
     bint changed
     int32_t queues

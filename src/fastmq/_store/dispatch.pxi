@@ -55,7 +55,6 @@ cdef bint entry_add(Engine* e, Queue* q, int64_t log_offset, int32_t size, int64
 cdef void write_touched(Engine* e, int64_t upto) noexcept nogil:
     """Write the entries that wait, and note how far the queues are complete: at most `upto`."""
     cdef int64_t i, kept = 0
-    cdef int64_t moved = e.moved_count, turn_moved = e.turn_moved_count
     cdef Queue* q
     cdef QueueFiles* f
     for i in range(e.touched_count):
@@ -71,10 +70,7 @@ cdef void write_touched(Engine* e, int64_t upto) noexcept nogil:
     e.queue_error = kept != 0
     if upto > e.dispatched:
         store64(&e.dispatched, upto)
-    if e.moved_count > moved:
-        signal_event(e.moved_event)
-    if e.turn_moved_count > turn_moved:
-        signal_event(e.turn_moved_event)
+    tell_moved(e)
 
 
 cdef void publish(Engine* e, int64_t upto) noexcept nogil:

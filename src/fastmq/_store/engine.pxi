@@ -67,6 +67,15 @@ cdef struct IndexFile:
     int64_t reserved            # entries that have blocks
     bint dirty
 
+# Somebody who sleeps until the log is flushed or a queue has moved: Python's loop, and each reactor. See watch.pxi.
+cdef struct Watcher:
+    bint used
+    int flush_event             # eventfd: flushed_offset moved, or the log failed
+    int moved_event             # eventfd: there are queues in `moved`
+    Queue** moved               # queues it watched whose end moved
+    int64_t moved_count
+    bint fresh                  # it has not been told of all of them
+
 cdef struct Engine:
     FileCalls files
     pthread_mutex_t lock
@@ -143,10 +152,7 @@ cdef struct Engine:
     int64_t touched_count
     Queue** dirty
     int64_t dirty_count
-    Queue** moved                   # watched by WATCH_LOOP
-    int64_t moved_count
-    Queue** turn_moved              # watched by WATCH_TURN
-    int64_t turn_moved_count
+    Watcher watchers[WATCHERS_MAX]
     bint sync_whole             # a written queue file was closed: the next checkpoint has to sync the file system
     int64_t open_queues, open_queue_limit, evict_hand
     Pending* pending            # a ring; head and tail count up for ever
@@ -169,8 +175,6 @@ cdef struct Engine:
     int check_fd
     uint8_t check[CHECK_BYTES]
     int64_t durable_queues, durable_index
-
-    int flush_event, moved_event, turn_moved_event
 
     # counters
     int64_t n_puts, n_put_bytes, n_commits, n_flushes, n_queue_writes, n_inline_allocations, n_index_entries
@@ -247,7 +251,7 @@ cdef Engine* engine_new() except NULL:
     pthread_cond_init(&e.allocate_wake, &attributes)
     pthread_cond_init(&e.idle, &attributes)
     pthread_condattr_destroy(&attributes)
-    e.root_fd = e.lock_fd = e.check_fd = e.flush_event = e.moved_event = e.turn_moved_event = -1
+    e.root_fd = e.lock_fd = e.check_fd = -1
     e.crc = fq_crc_select(FQ_CRC_AUTO)
     e.turn_room = TURN_BYTES
     e.turn = <uint8_t*> malloc(e.turn_room)
@@ -294,8 +298,8 @@ cdef void engine_free(Engine* e) noexcept:
     free(e.queues)
     free(e.touched)
     free(e.dirty)
-    free(e.moved)
-    free(e.turn_moved)
+    for i in range(WATCHERS_MAX):
+        watcher_free(&e.watchers[i])
     free(e.pending)
     free(e.turn)
     free(e.run)
@@ -453,8 +457,7 @@ cdef Queue* queue_get(Engine* e, Topic* topic, int32_t queue_id) noexcept nogil:
         room = max(e.queue_room * 2, 64)
         if (not room_for(<void***> &e.queues, e.queue_room, room) or not room_for(<void***> &e.touched, e.queue_room, room)
                 or not room_for(<void***> &e.dirty, e.queue_room, room)
-                or not room_for(<void***> &e.moved, e.queue_room, room)
-                or not room_for(<void***> &e.turn_moved, e.queue_room, room)):
+                or not watchers_grow(e, room)):
             return NULL
         e.queue_room = room
     queue = <Queue*> calloc(1, sizeof(Queue))
@@ -473,15 +476,3 @@ cdef Queue* queue_get(Engine* e, Topic* topic, int32_t queue_id) noexcept nogil:
     e.queue_count += 1
     store_ptr(&topic.queues[queue_id], queue)
     return queue
-
-
-cdef void note_moved(Engine* e, Queue* q) noexcept nogil:
-    """Put a queue on the lists of those who watch it and do not have it on theirs yet. Under the lock."""
-    cdef uint32_t fresh = q.watched & ~q.moved
-    if fresh & WATCH_LOOP:
-        e.moved[e.moved_count] = q
-        e.moved_count += 1
-    if fresh & WATCH_TURN:
-        e.turn_moved[e.turn_moved_count] = q
-        e.turn_moved_count += 1
-    q.moved |= fresh

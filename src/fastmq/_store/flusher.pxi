@@ -75,10 +75,10 @@ cdef int64_t flush_once(Engine* e) noexcept nogil:
         if e.index_waiting:
             e.index_waiting = False
             pthread_cond_signal(&e.index_wake)
+    if error or target > start:
+        tell_flushed(e)
     pthread_mutex_unlock(&e.lock)
     pthread_mutex_unlock(&e.flush_lock)
-    if error or target > start:
-        signal_event(e.flush_event)
     return -1 if error else target - start
 
 

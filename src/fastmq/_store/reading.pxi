@@ -118,12 +118,12 @@ cdef int settle_all(Engine* e) noexcept nogil:
     if e.sync_flush:
         if flush_segments(e, e.flushed, e.written) != 0:
             fail_log(e)
-            signal_event(e.flush_event)
+            tell_flushed(e)
             return -1
         if e.written > e.flushed:
             store64(&e.flushed, e.written)
             e.flushed_time = e.last_time
-            signal_event(e.flush_event)
+            tell_flushed(e)
     publish(e, e.written)
     return 0 if e.touched_count == 0 else -1
 
@@ -153,8 +153,7 @@ cdef int topic_delete_queues(Engine* e, Topic* topic) noexcept nogil:
             store64(&q.max_offset, 0)
             store64(&q.min_offset, 0)
             note_moved(e, q)                    # whoever waits shall look again
-            signal_event(e.moved_event)
-            signal_event(e.turn_moved_event)
+            tell_moved(e)
             queue_path(e, q, -1, path)
             e.files.rmdir(&e.files, FILE_QUEUE, path)
         snprintf(path, PATH_BYTES, "%s/consumequeue/%s", e.root, topic.name)

@@ -66,10 +66,6 @@ cdef class ReadResult:
         return f"<read: status {self.status}, {len(self.messages)} messages, next {self.next_offset}>"
 
 
-cdef inline void set_watched(Queue* q, uint32_t who, bint on) noexcept nogil:
-    q.watched = q.watched | who if on else q.watched & ~who
-
-
 cdef object physical_memory():
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 

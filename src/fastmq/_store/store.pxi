@@ -7,10 +7,7 @@ cdef class Store:
         self.engine = e
         self.recovery_log = []
         self._threads = []
-        e.flush_event = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
-        e.moved_event = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
-        e.turn_moved_event = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
-        if e.flush_event < 0 or e.moved_event < 0 or e.turn_moved_event < 0:
+        if not watcher_open(e, WATCH_LOOP):
             raise OSError(errno, os.strerror(errno))
 
     def __dealloc__(self):
@@ -18,12 +15,6 @@ cdef class Store:
         if e == NULL:
             return
         close_files(e, False)
-        if e.flush_event >= 0:
-            close_fd(e.flush_event)
-        if e.moved_event >= 0:
-            close_fd(e.moved_event)
-        if e.turn_moved_event >= 0:
-            close_fd(e.turn_moved_event)
         engine_free(e)
 
     def __init__(self, str root not None, *, store_host, commit_log_path=None, int64_t segment_bytes=1 << 30,
@@ -368,11 +359,11 @@ cdef class Store:
 
     @property
     def flush_event_fd(self):
-        return (<Engine*> self.engine).flush_event
+        return (<Engine*> self.engine).watchers[WATCH_LOOP].flush_event
 
     @property
     def moved_event_fd(self):
-        return (<Engine*> self.engine).moved_event
+        return (<Engine*> self.engine).watchers[WATCH_LOOP].moved_event
 
     # --- reading ------------------------------------------------------------------------------------------------
 
@@ -855,10 +846,19 @@ cdef class Store:
         pthread_mutex_unlock(&e.lock)
         return q
 
-    cdef int hot_moved_event(self) noexcept nogil:
-        return (<Engine*> self.engine).turn_moved_event
+    cdef int32_t hot_subscribe(self) noexcept nogil:
+        return watcher_add(<Engine*> self.engine)
 
-    cdef int64_t hot_watch(self, Queue* queue, uint32_t who, bint on) noexcept nogil:
+    cdef void hot_unsubscribe(self, int32_t who) noexcept nogil:
+        watcher_remove(<Engine*> self.engine, who)
+
+    cdef int hot_flush_event(self, int32_t who) noexcept nogil:
+        return (<Engine*> self.engine).watchers[who].flush_event
+
+    cdef int hot_moved_event(self, int32_t who) noexcept nogil:
+        return (<Engine*> self.engine).watchers[who].moved_event
+
+    cdef int64_t hot_watch(self, Queue* queue, int32_t who, bint on) noexcept nogil:
         cdef Engine* e = <Engine*> self.engine
         cdef int64_t end
         pthread_mutex_lock(&e.lock)
@@ -867,22 +867,5 @@ cdef class Store:
         pthread_mutex_unlock(&e.lock)
         return end
 
-    cdef int32_t hot_take_moved(self, uint32_t who, Queue** out, int32_t room) noexcept nogil:
-        cdef Engine* e = <Engine*> self.engine
-        cdef Queue** moved = e.moved if who == WATCH_LOOP else e.turn_moved
-        cdef int64_t* count = &e.moved_count if who == WATCH_LOOP else &e.turn_moved_count
-        cdef int32_t n
-        cdef int64_t i
-        if count[0] == 0:                       # a glance without the lock; who moved it signals behind
-            return 0
-        pthread_mutex_lock(&e.lock)
-        moved = e.moved if who == WATCH_LOOP else e.turn_moved
-        n = <int32_t> min(<int64_t> room, count[0])
-        for i in range(n):
-            out[i] = moved[i]
-            out[i].moved &= ~who
-            out[i].watched &= ~who
-        count[0] -= n
-        memmove(moved, moved + n, count[0] * sizeof(Queue*))
-        pthread_mutex_unlock(&e.lock)
-        return n
+    cdef int32_t hot_take_moved(self, int32_t who, Queue** out, int32_t room) noexcept nogil:
+        return take_moved_of(<Engine*> self.engine, who, out, room)

@@ -28,7 +28,7 @@ class PullRoad(Protocol):
     def grant_pulls(
         self, group: str, topic: str, *, queues: int, subscription: str | None, lite: bool, sub_version: int,
         tag_codes: Collection[int] | None, max_messages: int, max_bytes: int, suspend_ms: int, group_sys_flag: int,
-        topic_sys_flag: int, offsets: Collection[tuple[int, int]] = (),
+        topic_sys_flag: int, offsets: Collection[tuple[int, int]] | None = None,
     ) -> None: ...  # fmt: skip
 
     def know_offset(self, group: str, topic: str, queue_id: int, offset: int) -> None: ...
