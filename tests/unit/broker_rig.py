@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import trio
 
 from fastmq._store import Store
 from fastmq.broker.app import Broker
@@ -71,6 +74,7 @@ class Rig:
         self.config = dataclasses.replace(BrokerConfig(), **settings)
         self.peer = FakePeer()
         self.opaque = 0
+        self.crashes = 0
         self.open()
 
     def open(self) -> None:
@@ -98,6 +102,24 @@ class Rig:
         """Stop and start again."""
         self.close()
         self.open()
+
+    def crash(self) -> None:
+        """Go on with the files as a killed process would leave them: what was written is there, nothing else."""
+        before = Path(self.config.store_path_root_dir)
+        self.crashes += 1
+        after = self.folder / f"after-crash-{self.crashes}"
+        shutil.copytree(before, after, ignore=shutil.ignore_patterns("lock"))
+        self.close()
+        shutil.rmtree(before)
+        self.config = dataclasses.replace(
+            self.config, store_path_root_dir=str(after), store_path_commit_log=str(after / "commitlog")
+        )
+        self.open()
+
+    def stop(self) -> None:
+        """An orderly stop and a start."""
+        trio.run(self.broker.finish)
+        self.reopen()
 
     def change(self, **settings: Any) -> None:
         """Replace settings of the running broker."""

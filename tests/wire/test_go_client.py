@@ -33,6 +33,11 @@ SCENARIOS = (
     "retry-to-dead-letter",
     "group-offsets-kept",
     "request-reply",
+    "request-nobody-answers",
+    "retry-then-success",
+    "retry-orderly-to-dead-letter",
+    "trace",
+    "admin",
 )
 OVER_RESTART = ("restart-offsets", "restart-live")
 
