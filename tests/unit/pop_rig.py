@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastmq.broker.delivery import pop as pop_module
-from fastmq.broker.delivery.intake import OutgoingMessage
 from fastmq.net.server import Reply
 from fastmq.protocol import message as m
 from fastmq.protocol.codes import RequestCode
@@ -28,31 +26,18 @@ class Popped(NamedTuple):
 class PopRig(Rig):
     """A broker whose timer and revive steps are taken by `pass_ms`."""
 
-    def open(self) -> None:
-        super().open()
-        self.timers: list[tuple[int, int, OutgoingMessage]] = []
-        self.delivered_until = 0
-        self.broker.pop_revive._acks_known = lambda: self.delivered_until
-        pop_module.store_message = self._store  # type: ignore[assignment]
-
-    def _store(self, broker: Any, message: OutgoingMessage) -> Any:
-        due = int(message.properties[m.PROPERTY_TIMER_DELIVER_MS])
-        appended = self.store.put("rmq_sys_wheel_timer", 0, message.body, m.encode_properties(message.properties))
-        if appended.status == 0:
-            self.timers.append((due, len(self.timers), message))
-        return appended
-
     def settle(self) -> None:
         """Do what is due now."""
         now = self.clock.wall_ms()
-        for entry in sorted(one for one in self.timers if one[0] <= now):
-            self.timers.remove(entry)
-            message = entry[2]
-            self.store.put(message.topic, message.queue_id, message.body, m.encode_properties(message.properties))
-        self.delivered_until = now
-        while (next_ms := self.broker.pop_revive.step()) is not None and next_ms <= now:
-            pass
-        self.flush()
+        timers, revive = self.broker.timers, self.broker.pop_revive
+        assert timers is not None
+        for _ in range(2):  # with SYNC_FLUSH what one round has stored is seen by the next
+            while (next_ms := timers.due(now).next_ms) is not None and next_ms <= now:
+                pass
+            self.flush()
+            while (next_ms := revive.step()) is not None and next_ms <= now:
+                pass
+            self.flush()
         for topic, queue_id, max_offset in self.store.take_moved():
             self.broker.popwaits.moved(topic, queue_id, max_offset)
         while self.broker.pop.wake_some():

@@ -162,7 +162,7 @@ class Broker:
         self.longpoll = LongPollTable(self.watches.part())
         self.popwaits = PopWaits(self.watches.part, limits=self._pop_wait_limits)
         self.pop = PopService(self)
-        self.pop_revive = PopRevive(self, watch=self.watches.part(), acks_known=clock.wall_ms)
+        self.pop_revive = PopRevive(self, watch=self.watches.part())
         self._deadline = trio.Event()
         self._awaited_deadline = math.inf
         self.delay = DelayDelivery(

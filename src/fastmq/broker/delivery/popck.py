@@ -85,6 +85,10 @@ class CheckPoint:
         """Its UNIQ_KEY in the log."""
         return f"{self.topic}@{self.queue_id}@{self.start_offset}@{self.group}@{self.pop_time}@{self.broker}@ck"
 
+    def same_messages(self, other: CheckPoint) -> bool:
+        """Whether the two, which have the same key, say the same."""
+        return self.diffs == other.diffs and self.invisible_time == other.invisible_time
+
     def ack(self, offset: int) -> bool:
         """Mark a message; False if it is none of these."""
         try:

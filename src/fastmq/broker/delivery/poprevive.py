@@ -75,6 +75,9 @@ class ReviveQueue:
 
     def _add(self, pending: Pending) -> None:
         checkpoint = pending.checkpoint
+        known = self._pending.get(checkpoint.key, ())
+        if any(other.checkpoint.same_messages(checkpoint) for other in known):
+            return  # the timer delivers again after a crash
         heapq.heappush(self._open, pending.offset)
         self._pending.setdefault(checkpoint.key, []).append(pending)
         for _, _, ack in self._strays.get(checkpoint.key, ()):

@@ -7,7 +7,6 @@ timer, whether or not there is any traffic. Each step does a bounded amount of w
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -37,13 +36,34 @@ ReviveKey = tuple[str, int]
 """A revive topic and a queue of it."""
 
 
-class PopRevive:
-    """The revive queues of this broker. `acks_known`: wall time up to which all acks lie in these queues."""
+class AcksKnown:
+    """Up to which wall time all acks lie in the revive queues, where they can be read.
 
-    def __init__(self, broker: Broker, *, watch: Watch, acks_known: Callable[[], int]) -> None:
+    The timer says up to when it has delivered; with SYNC_FLUSH queues show messages only when they are on disk.
+    """
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._known_ms = 0
+        self._noted = (0, 0)  # end of the log, and what had been delivered by then
+
+    def __call__(self) -> int:
+        store, timers = self._broker.store, self._broker.timers
+        if timers is not None:
+            for _ in range(2):
+                if store.dispatched_offset >= self._noted[0]:
+                    self._known_ms = self._noted[1]
+                    self._noted = store.written_offset, timers.delivered_until_ms
+        return self._known_ms
+
+
+class PopRevive:
+    """The revive queues of this broker."""
+
+    def __init__(self, broker: Broker, *, watch: Watch) -> None:
         self._broker = broker
         self._watch = watch
-        self._acks_known = acks_known
+        self._acks_known = AcksKnown(broker)
         self._committed: dict[ReviveKey, int] = {}
         self._queues: dict[ReviveKey, ReviveQueue] = {}
         self._stuck: set[ReviveKey] = set()

@@ -124,6 +124,7 @@ class TimerDelivery:
         self._stuck = False
         self._wake = trio.Event()
         self.enqueued = self.delivered = 0
+        self.delivered_until_ms = 0  # what was stored before the last step and is due until then was delivered
         for slot_ms, bound in files.bounds.items():
             if slot_ms >= files.read_ms:
                 slot = self._open_slot(slot_ms)
@@ -146,7 +147,9 @@ class TimerDelivery:
         if self.files.queue_offset >= self._gate[0]:
             self._allowed_ms = self._gate[1]
         self._load(outcome)
-        self._deliver_due(min(now_ms, self._allowed_ms), outcome)
+        until_ms = min(now_ms, self._allowed_ms)
+        self._deliver_due(until_ms, outcome)
+        self._note_delivered(until_ms)
         self._pass(now_ms, outcome)
         return outcome
 
@@ -170,6 +173,16 @@ class TimerDelivery:
         """What was delivered of the slots that are not done."""
         found = {slot_ms: slot.done_until for slot_ms, slot in self._open.items()}
         return {slot_ms: bound for slot_ms, bound in found.items() if bound is not None}
+
+    def _note_delivered(self, until_ms: int) -> None:
+        """Note up to when nothing is left, if that can be told."""
+        until_ms = min(until_ms, self._opened_to + self._precision_ms)
+        for slot_ms, slot in self._open.items():
+            if slot.next >= 0 and slot_ms <= until_ms:
+                return
+            if slot.waiting:
+                until_ms = min(until_ms, slot.waiting[0][0] - 1)
+        self.delivered_until_ms = until_ms
 
     def _clock_was_set_back(self) -> None:
         served = max((slot_ms for slot_ms, slot in self._open.items() if slot.served), default=None)
