@@ -51,7 +51,6 @@ from fastmq.protocol.message import (
 
 FOLDER = Path(__file__).parent / "frames"
 FILES = ("send", "pull", "offset", "query", "retry", "client", "admin", "notify", "transaction", "pop")
-POPS_WITH_TIMERS = (200050, 200051, 200053, 200151)  # not compared until the broker has timers
 BROKER, CLUSTER, PORT = "broker-golden", "GoldenCluster", 30911
 
 
@@ -84,8 +83,6 @@ def exchanges() -> list[Exchange]:
             for number, line in enumerate((FOLDER / f"{file}.jsonl").read_text().splitlines(), 1):
                 row = json.loads(line)
                 if row["peer"] != "broker" or row["dir"] != "client>server":
-                    continue
-                if row["code"] in POPS_WITH_TIMERS:
                     continue
                 answer = decode_frame(base64.b64decode(row["response"])) if row["response"] else None
                 yield Exchange(file, number, row["client"], row["note"], row["t"], row["conn"],
@@ -381,11 +378,29 @@ class Stage:
                 self.join(body["consumerGroup"], self.connection(exchange.connection), body["clientId"])
         if code in (200052, 200054, 200055):
             self.topic(ext["topic"], 2)
+        if code in (200050, 200051, 200053):
+            self.topic(ext["topic"], 2)
+        if code == 200050 and answer.code == 0:
+            self.pop_before(exchange)
+        if code in (200051, 200053) and answer.code == 0:
+            self.fill(ext["topic"], int(ext["queueId"]), int(ext["offset"]) + 1)
         if code == 200054 and answer.ext["hasMsg"] == "true":
             self.fill(ext["topic"], 0, 1)
         if code == 200052 and answer.code == 19:
             end = (self.store.queue_offsets(ext["topic"], int(ext["queueId"])) or (0, 0))[1]
             self.broker.offsets.commit(ext["consumerGroup"], ext["topic"], int(ext["queueId"]), end)
+
+    def pop_before(self, exchange: Exchange) -> None:
+        """What the recorded pop found is there, and the group is where it found it."""
+        assert exchange.answer is not None
+        group, topic = exchange.ext["consumerGroup"], exchange.ext["topic"]
+        starts = [item.split(" ") for item in exchange.answer.ext["startOffsetInfo"].split(";")]
+        offsets = [item.split(" ") for item in exchange.answer.ext["msgOffsetInfo"].split(";")]
+        for (flag, queue_id, start), (_, _, found) in zip(starts, offsets, strict=True):
+            name = topic if flag == "0" else names.pop_retry_topic(group, topic)
+            self.topic(name, 2 if flag == "0" else 1)
+            self.fill(name, int(queue_id), int(found.split(",")[-1]) + 1)
+            self.broker.offsets.commit(group, name, int(queue_id), int(start))
 
     def translated(self, request: Command) -> Command:
         """The request with commit log offsets of this store where it has those of the recording."""
