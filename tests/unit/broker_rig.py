@@ -7,7 +7,7 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import trio
 
@@ -65,11 +65,18 @@ class FakePeer:
 
 
 class Rig:
-    """The broker and what a test needs around it."""
+    """The broker and what a test needs around it. `at_ms`: the wall time at its start."""
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
+    SIZES: ClassVar[dict[str, int]] = {
+        "segment_bytes": SEGMENT_BYTES,
+        "queue_file_bytes": 2000,
+        "index_slots": 100,
+        "index_entries": 400,
+    }
+
+    def __init__(self, folder: Path, *, at_ms: int | None = None, **settings: Any) -> None:
         self.folder = folder
-        self.clock = ManualClock()
+        self.clock = ManualClock() if at_ms is None else ManualClock(at_ms)
         settings.setdefault("store_path_root_dir", str(folder / "store"))
         self.config = dataclasses.replace(BrokerConfig(), **settings)
         self.peer = FakePeer()
@@ -83,10 +90,7 @@ class Rig:
         self.store = Store(
             config.store_path_root_dir,
             store_host=(config.broker_ip1, config.listen_port),
-            segment_bytes=SEGMENT_BYTES,
-            queue_file_bytes=2000,
-            index_slots=100,
-            index_entries=400,
+            **self.SIZES,
             sync_flush=config.sync_flush,
             allocate_step_bytes=1 << 20,
             max_message_bytes=config.max_message_size,
