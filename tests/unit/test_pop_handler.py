@@ -274,7 +274,7 @@ def test_a_retry_topic_lost_with_a_crash_is_found_by_its_messages(rig):
         ({"queueId": 99}, 29, "queueId[99] is illegal, topic:[topic-a] topicConfig.readQueueNums:[2] consumer:[/127"),
         ({"consumerGroup": "a b"}, 26, "does not exist"),
         ({"exp": "||"}, 23, "parse the consumer's subscription failed"),
-        ({"exp": "a >>", "expType": "SQL92"}, 23, "parse the consumer's subscription failed"),
+        ({"exp": "a >>", "expType": "SQL92"}, 1, "does not support"),
     ],
 )
 def test_refusals(rig, more, code, remark):
@@ -422,3 +422,27 @@ def test_it_is_counted(rig):
     assert stats.view("GROUP_GET_NUMS", "topic-a@cg").minute.sum == 4
     assert stats.view("GROUP_CK_NUMS", "topic-a@cg").minute.sum == 2
     assert stats.view("GROUP_ACK_NUMS", "topic-a@cg").minute.sum == 1
+
+
+def test_properties(tmp_path):
+    rig = rig_at(tmp_path, enable_property_filter=True)
+    fill(rig, 0, queues=1)
+    for number in range(6):
+        rig.send(body=b"%d" % number, properties=f"n\x01{number}\x02")
+    sql = {"expType": "SQL92", "exp": "n > 2 AND n <> 4"}
+    assert bodies(rig.take(**sql)) == [3, 5]
+    rig.pass_ms(10_000)
+    assert bodies(rig.take(**sql)) == [3, 5]
+    _, peer = wait(rig, **sql)
+    rig.send(body=b"1", properties="n\x011\x02")
+    rig.settle()
+    assert peer.replies == []
+    rig.send(body=b"9", properties="n\x019\x02")
+    rig.settle()
+    assert bodies(popped(peer.replies[0][1], "topic-a", "cg")) == [9]
+    rig.close()
+
+
+def test_property_filters_are_off_by_default(rig):
+    fill(rig)
+    assert rig.pop(expType="SQL92", exp="n > 2").code == 1

@@ -15,7 +15,7 @@ from fastmq import _store as st
 from fastmq.broker.delivery.pop import RETRY_QUEUES
 from fastmq.broker.delivery.popck import ORDER_REVIVE_QUEUE, CheckPoint, Receipt, retry_flag
 from fastmq.broker.delivery.popwait import ANY_QUEUE, HeldPop, Hold, wait_deadline
-from fastmq.broker.filter.service import tag_codes
+from fastmq.broker.filter.matching import MessageFilter, read_matching
 from fastmq.broker.handlers.send import FAQ
 from fastmq.broker.state.order_info import order_counts
 from fastmq.errors import RequestError
@@ -23,7 +23,7 @@ from fastmq.limits import MAX_PROPERTIES_BYTES
 from fastmq.net.server import Reply
 from fastmq.protocol import message as m
 from fastmq.protocol import names
-from fastmq.protocol.bodies import PERM_READ, SUB_ALL, SubscriptionData, is_tag_type
+from fastmq.protocol.bodies import PERM_READ, SUB_ALL, SubscriptionData
 from fastmq.protocol.codes import RequestCode, ResponseCode
 from fastmq.protocol.headers.pop import PopMessageRequest
 
@@ -106,12 +106,12 @@ def _process(broker: Broker, context: _PopContext, deadline: float | None) -> Re
     """Answer a pop, or let it wait until `deadline`: then the answer is None."""
     header = context.header
     try:
-        subscription = check_pop(broker, context.peer, header)
+        wanted = check_pop(broker, context.peer, header)
     except RequestError as error:
         return _refused(error)
     for _ in range(READS_A_TURN):
         try:
-            page = take_messages(broker, header, subscription)
+            page = take_messages(broker, header, wanted)
         except RequestError as error:
             return _refused(error)
         if page.records:
@@ -120,7 +120,7 @@ def _process(broker: Broker, context: _PopContext, deadline: float | None) -> Re
             return page.reply(broker, header)
         if deadline is None or broker.draining:
             break
-        match _hold(broker, context, subscription, page, deadline):
+        match _hold(broker, context, wanted, page, deadline):
             case Hold.HELD:
                 broker.longpoll_changed()
                 return None
@@ -129,15 +129,18 @@ def _process(broker: Broker, context: _PopContext, deadline: float | None) -> Re
     return page.reply(broker, header)
 
 
-def _hold(broker: Broker, context: _PopContext, subscription: SubscriptionData, page: _Page, deadline: float) -> Hold:
+def _hold(broker: Broker, context: _PopContext, wanted: MessageFilter, page: _Page, deadline: float) -> Hold:
     """Let a pop wait for the queues it has read."""
-    header, codes = context.header, tag_codes(subscription)
+    header = context.header
 
     def matches(queue: tuple[str, int], begin: int, end: int) -> bool:
         if end - begin > LOOKED_AT:
             return True
-        entries = broker.store.queue_entries(*queue, begin, end - begin)
-        return codes is None or any(code in codes for _, _, code in entries)
+        if wanted.by_tags_alone:
+            entries = broker.store.queue_entries(*queue, begin, end - begin)
+            return any(wanted.matches(b"", code) for _, _, code in entries)
+        found = broker.store.queue_properties(*queue, begin, end - begin)
+        return any(properties is None or wanted.matches(properties) for properties in found)
 
     def again(held: HeldPop) -> None:
         left = held.deadline if held.deadline > broker.clock.monotonic() else None
@@ -155,13 +158,13 @@ def _hold(broker: Broker, context: _PopContext, subscription: SubscriptionData, 
             peer_id=context.peer.id,
             request=context,
             again=again,
-            matches=None if codes is None else matches,
-            filter=codes,
+            matches=matches,
+            filter=(header.exp, header.exp_type),
         )
     )
 
 
-def check_pop(broker: Broker, peer: Peer, header: PopMessageRequest) -> SubscriptionData:
+def check_pop(broker: Broker, peer: Peer, header: PopMessageRequest) -> MessageFilter:
     """The filter of a pop, or the RequestError that refuses it."""
     config = broker.config
     group_name, topic_name = header.consumer_group, header.topic
@@ -210,19 +213,18 @@ def check_pop(broker: Broker, peer: Peer, header: PopMessageRequest) -> Subscrip
     return _subscription(broker, header)
 
 
-def _subscription(broker: Broker, header: PopMessageRequest) -> SubscriptionData:
+def _subscription(broker: Broker, header: PopMessageRequest) -> MessageFilter:
     """The filter that the request brings; the group is from now on known to use it."""
     try:
         subscription = SubscriptionData.from_expression(header.topic, header.exp or SUB_ALL, header.exp_type)
     except ValueError:
         raise RequestError(ResponseCode.SUBSCRIPTION_PARSE_FAILED, "parse the consumer's subscription failed") from None
-    if not is_tag_type(subscription.expression_type):
-        raise RequestError(ResponseCode.SUBSCRIPTION_PARSE_FAILED, "parse the consumer's subscription failed")
+    wanted = broker.filters.own(header.consumer_group, subscription)
     now = broker.clock.monotonic()
     broker.sessions.compensate(header.consumer_group, subscription, now)
     retry_topic = names.pop_retry_topic(header.consumer_group, header.topic, v2=broker.config.enable_retry_topic_v2)
     broker.sessions.compensate(header.consumer_group, SubscriptionData(topic=retry_topic), now)
-    return subscription
+    return wanted
 
 
 def _refused(error: RequestError) -> Reply:
@@ -233,7 +235,7 @@ def _refused(error: RequestError) -> Reply:
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def take_messages(broker: Broker, header: PopMessageRequest, subscription: SubscriptionData) -> _Page:
+def take_messages(broker: Broker, header: PopMessageRequest, wanted: MessageFilter) -> _Page:
     """Hand out what there is now."""
     config = broker.config
     chance = broker.random.randrange(100)
@@ -241,13 +243,13 @@ def take_messages(broker: Broker, header: PopMessageRequest, subscription: Subsc
     page = _Page(broker.clock.wall_ms(), revive_queue)
     retry_first = chance < config.pop_from_retry_probability
     if retry_first and not header.order:
-        _take_retries(broker, header, subscription, page, chance)
+        _take_retries(broker, header, wanted, page, chance)
     if header.queue_id < 0:
-        _take_topic(broker, header, subscription, page, header.topic, chance)
+        _take_topic(broker, header, wanted, page, header.topic, chance)
     else:
-        _take_queue(broker, header, subscription, page, header.topic, header.queue_id)
+        _take_queue(broker, header, wanted, page, header.topic, header.queue_id)
     if not retry_first and not header.order and len(page.records) < header.max_msg_nums:
-        _take_retries(broker, header, subscription, page, chance)
+        _take_retries(broker, header, wanted, page, chance)
     if not page.records and not header.order:
         # whichever retry topic was read: a waiting pop waits for both
         for v2 in (False, True):
@@ -256,9 +258,7 @@ def take_messages(broker: Broker, header: PopMessageRequest, subscription: Subsc
     return page
 
 
-def _take_retries(
-    broker: Broker, header: PopMessageRequest, subscription: SubscriptionData, page: _Page, chance: int
-) -> None:
+def _take_retries(broker: Broker, header: PopMessageRequest, wanted: MessageFilter, page: _Page, chance: int) -> None:
     """Messages that came back. One answer can only hold one kind of retry topic."""
     config = broker.config
     v2 = config.enable_retry_topic_v2
@@ -268,22 +268,22 @@ def _take_retries(
     if topic not in broker.topics and broker.store.queue_offsets(topic, 0) is not None:
         # a crash has lost the topic, but not its messages
         broker.topics.create_internal(topic, queue_nums=RETRY_QUEUES)
-    _take_topic(broker, header, subscription, page, topic, chance)
+    _take_topic(broker, header, wanted, page, topic, chance)
 
 
 def _take_topic(
-    broker: Broker, header: PopMessageRequest, subscription: SubscriptionData, page: _Page, topic_name: str, chance: int
+    broker: Broker, header: PopMessageRequest, wanted: MessageFilter, page: _Page, topic_name: str, chance: int
 ) -> None:
     topic = broker.topics.get(topic_name)
     if topic is None:
         return
     for number in range(topic.read_queue_nums):
         queue_id = (chance + number) % topic.read_queue_nums
-        _take_queue(broker, header, subscription, page, topic_name, queue_id)
+        _take_queue(broker, header, wanted, page, topic_name, queue_id)
 
 
 def _take_queue(
-    broker: Broker, header: PopMessageRequest, subscription: SubscriptionData, page: _Page, topic: str, queue_id: int
+    broker: Broker, header: PopMessageRequest, wanted: MessageFilter, page: _Page, topic: str, queue_id: int
 ) -> None:
     """What one queue has, as far as there is room; its checkpoint is stored with it."""
     config, store, group = broker.config, broker.store, header.consumer_group
@@ -300,14 +300,13 @@ def _take_queue(
     if stopped or room <= 0 or page.size >= config.max_transfer_bytes_on_message_in_memory:
         page.rest += max(0, end - start)
         return
-    codes = tag_codes(subscription)
-    max_bytes = config.max_transfer_bytes_on_message_in_memory
-    result = store.read_queue(topic, queue_id, start, room, max_bytes=max_bytes, tag_codes=codes)
+    max_bytes, monotonic = config.max_transfer_bytes_on_message_in_memory, broker.clock.monotonic
+    result = read_matching(store, wanted, topic, queue_id, start, room, monotonic=monotonic, max_bytes=max_bytes)
     if result.status in _CORRECTED and result.next_offset != start:
         log.warning("%s, queue %d: %s goes on at %d, not at %d", topic, queue_id, group, result.next_offset, start)
         start = result.next_offset
         broker.offsets.commit(group, topic, queue_id, start)
-        result = store.read_queue(topic, queue_id, start, room, max_bytes=max_bytes, tag_codes=codes)
+        result = read_matching(store, wanted, topic, queue_id, start, room, monotonic=monotonic, max_bytes=max_bytes)
     found: list[tuple[int, bytes]] = []
     if result.status == st.FOUND:
         found = list(_records(store.read_messages(result.messages)))
