@@ -13,6 +13,7 @@ Parts, all in `_reactor/`:
     cold.pxi        frames for Python                       park.pxi     replies that wait for a flush
     output.pxi      what leaves                             pull.pxi     what a pull is and how it is answered
     turn.pxi        receive, split, serve: one turn         consume.pxi  pulls, held pulls, offset commits
+    mail.pxi        what Python hands over while a turn is under way
 This file holds the state and the face that Python sees.
 
 Threads: one thread calls `turn` (its own, or trio's); every other method may be called from any thread. All state is
@@ -59,10 +60,15 @@ cdef class Reactor:
     cdef epoll_event* ready
     cdef int64_t now_ms
     # cold items
+    cdef pthread_mutex_t cold_lock
     cdef ColdItem* cold
     cdef int32_t cold_head, cold_count, cold_capacity
     cdef size_t cold_total, max_cold_bytes  # of all frames that wait for Python
     cdef bint cold_told
+    # posts of Python's threads
+    cdef pthread_mutex_t mail_lock
+    cdef Post* mail_first
+    cdef Post* mail_last
     # the turn's batch
     cdef bint batch_open
     cdef Staged* staged
@@ -99,6 +105,8 @@ cdef class Reactor:
         self.epoll_fd = self.wake_fd = self.cold_fd = self.flush_fd = self.moved_fd = -1
         pthread_mutex_init(&self.lock.gate, NULL)
         pthread_mutex_init(&self.lock.held, NULL)
+        pthread_mutex_init(&self.cold_lock, NULL)
+        pthread_mutex_init(&self.mail_lock, NULL)
         self.store = store
         self.hot = hot
         self.max_frame_bytes = max_frame_bytes
@@ -148,6 +156,7 @@ cdef class Reactor:
         for i in range(self.cold_head, self.cold_head + self.cold_count):
             free(self.cold[i].frame)
         free(self.cold)
+        drop_posts(self)
         free(self.slots)
         free(self.free_slots)
         free(self.dirty)
@@ -163,6 +172,8 @@ cdef class Reactor:
         buffer_free(&self.deferred)
         pthread_mutex_destroy(&self.lock.gate)
         pthread_mutex_destroy(&self.lock.held)
+        pthread_mutex_destroy(&self.cold_lock)
+        pthread_mutex_destroy(&self.mail_lock)
 
     def close(self):
         """Close every connection and descriptor. Nothing may be inside `turn` or `run` any more."""
@@ -186,45 +197,19 @@ cdef class Reactor:
         return result
 
     def send(self, int64_t connection, frame):
-        """Queue bytes for a connection and write what its socket takes. False if it is gone."""
-        cdef Connection* c
+        """Queue bytes for a connection and write what its socket takes. False if it is known to be gone."""
         cdef bytes data = frame if isinstance(frame, bytes) else b"".join(frame)
         cdef const uint8_t* bytes_data = <const uint8_t*>PyBytes_AS_STRING(data)
         cdef size_t length = PyBytes_GET_SIZE(data)
-        cdef bint result = False
-        cdef ssize_t n = 0
-        cdef Buffer copy  # of a large frame, made while the turns go on
-        memset(&copy, 0, sizeof(Buffer))
+        cdef int outcome = 0
+        cdef Post* one
         with nogil:
-            if length > WRITE_MAX:
-                buffer_append(&copy, bytes_data, length)
-            fair_lock(&self.lock)
-            c = connection_of(self, connection)
-            if c != NULL and not c.closing:
-                self.now_ms = monotonic_ms()
-                result = True
-                if buffer_length(&c.output) == 0:
-                    n = c_send(c.fd, bytes_data, min(length, <size_t>WRITE_MAX), MSG_NOSIGNAL | MSG_DONTWAIT)
-                    if n > 0:
-                        self.sent_bytes += n
-                        c.active_ms = self.now_ms
-                    else:
-                        n = 0
-                    if copy.data != NULL:
-                        c.output, copy = copy, c.output
-                        c.output.begin = n
-                        n = length
-                        result = write_output(self, c)
-                if <size_t>n < length:
-                    if buffer_append(&c.output, bytes_data + n, length - n):
-                        result = write_output(self, c)
-                    else:
-                        connection_close(self, c, END_MEMORY)
-                        result = False
-            tell_python(self)
-            fair_unlock(&self.lock)
-            buffer_free(&copy)
-        return result
+            one = post_new(POST_SEND, connection, bytes_data, length)
+            if one != NULL:
+                outcome = post(self, one)
+        if one == NULL:
+            raise MemoryError
+        return outcome != 0
 
     def send_after_flush(self, int64_t connection, bytes frame not None, int64_t log_offset, bytes failure not None):
         """As `send`, once the log is flushed up to log_offset; `failure` is sent if it never will be."""
@@ -247,6 +232,7 @@ cdef class Reactor:
         with nogil:
             fair_lock(&self.lock)
             self.now_ms = monotonic_ms()
+            do_posted(self)
             c = connection_of(self, connection)
             if c == NULL:
                 parked_free(block)
@@ -282,33 +268,18 @@ cdef class Reactor:
     def take_cold(self):
         """Some of the frames and ends of connections that wait for Python, in the order in which they came."""
         cdef ColdItem taken[COLD_A_TAKE]
-        cdef int32_t count, i
-        cdef Connection* c
-        cdef uint64_t ignored
-        cdef list result
+        cdef int64_t pairs[2 * COLD_A_TAKE]
+        cdef int32_t count, i, frames = 0
+        cdef list result = []
         with nogil:
-            fair_lock(&self.lock)
-            count = min(self.cold_count, <int32_t>COLD_A_TAKE)
-            if count:
-                memcpy(taken, self.cold + self.cold_head, count * sizeof(ColdItem))
-            self.cold_count -= count
-            self.cold_head = self.cold_head + count if self.cold_count else 0
-            if self.cold_count == 0:
-                self.cold_told = False
-                c_read(self.cold_fd, &ignored, 8)
-                if self.cold_capacity > COLD_A_TAKE:
-                    free(self.cold)
-                    self.cold = NULL
-                    self.cold_capacity = 0
+            count = cold_take(self, taken)
             for i in range(count):
-                self.cold_total -= taken[i].length
-                c = connection_of(self, taken[i].connection)
-                if c != NULL:
-                    c.cold_bytes -= taken[i].length
-                    if not c.events & EPOLLIN:
-                        set_events(self, c)
-            fair_unlock(&self.lock)
-        result = []
+                if taken[i].length:
+                    pairs[2 * frames] = taken[i].connection
+                    pairs[2 * frames + 1] = taken[i].length
+                    frames += 1
+            if frames:
+                post_or_wait(self, POST_TAKEN, 0, 0, pairs, 2 * frames * sizeof(int64_t))
         for i in range(count):
             if taken[i].length:
                 result.append((taken[i].connection, taken[i].service,
@@ -325,16 +296,8 @@ cdef class Reactor:
 
     def cold_done(self, int64_t connection, int code):
         """Python has dealt with a request of this connection: later ones of its kind may be hot again."""
-        cdef Connection* c
         with nogil:
-            fair_lock(&self.lock)
-            c = connection_of(self, connection)
-            if c != NULL:
-                if is_send_code(code):
-                    c.cold_sends -= c.cold_sends > 0
-                elif is_consume_code(code):
-                    c.cold_consumes -= c.cold_consumes > 0
-            fair_unlock(&self.lock)
+            post_or_wait(self, POST_DONE, connection, code, NULL, 0)
 
     def grant_pulls(self, str group not None, str topic not None, *, int queues, subscription, bint lite,
                     int64_t sub_version, tag_codes, int max_messages, int64_t max_bytes, int64_t suspend_ms,
@@ -350,7 +313,10 @@ cdef class Reactor:
         cdef Progress* progress
         cdef Topic* found
         cdef int64_t* known
-        cdef int32_t i = 0, known_count = 0
+        cdef const char* group_text
+        cdef const char* topic_text
+        cdef int32_t i = 0, known_count = 0, group_length, topic_length
+        cdef bint asked
         if not self.hot or self.store is None:
             return
         if not all(32 < c < 127 and c not in b'"\\' for c in group_name + topic_name):
@@ -390,36 +356,42 @@ cdef class Reactor:
             known[2 * known_count] = queue_id
             known[2 * known_count + 1] = offset
             known_count += 1
+        group_text, topic_text = group_name, topic_name
+        group_length, topic_length = <int32_t>len(group_name), <int32_t>len(topic_name)
+        asked = offsets is not None
         with nogil:
             fair_lock(&self.lock)
-        progress = progress_make(self, <const uint8_t*><const char*>group_name, len(group_name),
-                                 <const uint8_t*><const char*>topic_name, len(topic_name), queues)
-        if progress == NULL:
-            grant_free(grant)
-        else:
-            progress.granted = True
-            grant.progress = progress
-            grant.next = <PullGrant*>progress.grants
-            progress.grants = grant
-            grant.next_all = self.grants
-            self.grants = grant
-            progress.asked = offsets is not None
-            for i in range(known_count):
-                know_offset(progress, known[2 * i], known[2 * i + 1])
-        fair_unlock(&self.lock)
+            progress = progress_make(self, <const uint8_t*>group_text, group_length, <const uint8_t*>topic_text,
+                                     topic_length, queues)
+            if progress == NULL:
+                grant_free(grant)
+            else:
+                progress.granted = True
+                grant.progress = progress
+                grant.next = <PullGrant*>progress.grants
+                progress.grants = grant
+                grant.next_all = self.grants
+                self.grants = grant
+                progress.asked = asked
+                for i in range(known_count):
+                    know_offset(progress, known[2 * i], known[2 * i + 1])
+            fair_unlock(&self.lock)
         free(known)
 
     def know_offset(self, str group not None, str topic not None, int64_t queue_id, int64_t offset):
         """Python has stored a committed offset of a group and topic with grants."""
         cdef bytes group_name = group.encode(), topic_name = topic.encode()
         cdef Progress* progress
+        cdef const char* group_text = group_name
+        cdef const char* topic_text = topic_name
+        cdef int32_t group_length = len(group_name), topic_length = len(topic_name)
         with nogil:
             fair_lock(&self.lock)
-        progress = progress_find(self, <const uint8_t*><const char*>group_name, len(group_name),
-                                 <const uint8_t*><const char*>topic_name, len(topic_name))
-        if progress != NULL and progress.granted:
-            know_offset(progress, queue_id, offset)
-        fair_unlock(&self.lock)
+            progress = progress_find(self, <const uint8_t*>group_text, group_length, <const uint8_t*>topic_text,
+                                     topic_length)
+            if progress != NULL and progress.granted:
+                know_offset(progress, queue_id, offset)
+            fair_unlock(&self.lock)
 
     def revoke_pulls(self):
         """Something that pulls are checked for has changed: the next one of each kind is Python's again."""
@@ -434,32 +406,31 @@ cdef class Reactor:
         [(group, topic, pulls that found nothing, [(queue id, committed offset, number of commits, offset after the last
         pull or -1, pulls that found something, messages, bytes)])]
         """
-        cdef Progress* progress
-        cdef QueueProgress* q
-        cdef int32_t i
+        cdef Buffer news  # copied under the lock, made into objects behind it
+        cdef ProgressNews* one
+        cdef size_t at = 0
         if self.changed == NULL:
             return ()
-        result = []
+        memset(&news, 0, sizeof(Buffer))
         with nogil:
             fair_lock(&self.lock)
-        try:
-            while self.changed != NULL:
-                progress = self.changed
-                self.changed = progress.next_changed
-                progress.changed = False
-                queues = []
-                for i in range(progress.queues):
-                    q = &progress.by_queue[i]
-                    if q.commits or q.pulled >= 0:
-                        queues.append((i, q.committed, q.commits, q.pulled, q.pulls, q.messages, q.bytes))
-                        q.pulled = -1
-                        q.commits = q.pulls = q.messages = q.bytes = 0
-                name = progress.name[:progress.group_length + progress.topic_length]
-                result.append((name[:progress.group_length].decode(), name[progress.group_length:].decode(),
-                               progress.missed, queues))
-                progress.missed = 0
-        finally:
+            take_news(self, &news)
             fair_unlock(&self.lock)
+        result = []
+        queues = []
+        while at < buffer_length(&news):
+            one = <ProgressNews*>(news.data + at)
+            at += sizeof(ProgressNews)
+            if one.progress == NULL:
+                queues.append((one.queue_id, one.queue.committed, one.queue.commits, one.queue.pulled, one.queue.pulls,
+                               one.queue.messages, one.queue.bytes))
+            else:
+                # behind its queues; a progress and its name live as long as the reactor
+                name = one.progress.name[:one.progress.group_length + one.progress.topic_length]
+                result.append((name[:one.progress.group_length].decode(), name[one.progress.group_length:].decode(),
+                               one.missed, queues))
+                queues = []
+        buffer_free(&news)
         return result
 
     def answer_held_pulls(self):
@@ -478,6 +449,9 @@ cdef class Reactor:
         cdef Connection* c
         with nogil:
             fair_lock(&self.lock)
+            self.now_ms = monotonic_ms()
+            do_posted(self)
+            write_dirty(self)
             c = connection_of(self, connection)
             if c != NULL:
                 c.closing = True
@@ -490,17 +464,21 @@ cdef class Reactor:
 
     def connections(self):
         """(id, service, seconds since it last sent or received) of every connection."""
-        cdef int32_t i
+        cdef int32_t i, count = 0
         cdef int64_t now = monotonic_ms()
-        result = []
+        cdef Buffer rows
+        cdef int64_t row[3]
+        memset(&rows, 0, sizeof(Buffer))
         with nogil:
             fair_lock(&self.lock)
-        try:
             for i in range(self.slot_count):
                 if self.slots[i] != NULL:
-                    result.append((self.slots[i].id, self.slots[i].service, (now - self.slots[i].active_ms) / 1000.0))
-        finally:
+                    row[0], row[1], row[2] = self.slots[i].id, self.slots[i].service, self.slots[i].active_ms
+                    count += buffer_append(&rows, <const uint8_t*>row, sizeof(row))
             fair_unlock(&self.lock)
+        found = <int64_t*>rows.data
+        result = [(found[3 * i], found[3 * i + 1], (now - found[3 * i + 2]) / 1000.0) for i in range(count)]
+        buffer_free(&rows)
         return result
 
     def set_send_policy(self, *, bint enabled, int service, str region, str cluster, bint trace_on,
@@ -540,9 +518,9 @@ cdef class Reactor:
             put_hex(policy.store_host_hex, host, 8)
         with nogil:
             fair_lock(&self.lock)
-        self.policy = policy
-        self.sync_flush_timeout_ms = sync_flush_timeout_ms
-        fair_unlock(&self.lock)
+            self.policy = policy
+            self.sync_flush_timeout_ms = sync_flush_timeout_ms
+            fair_unlock(&self.lock)
 
     @property
     def cold_event_fd(self):
@@ -579,6 +557,7 @@ cdef int set_failure(Failure* failure, answer) except -1:
 
 include "_reactor/connection.pxi"
 include "_reactor/cold.pxi"
+include "_reactor/mail.pxi"
 include "_reactor/output.pxi"
 include "_reactor/park.pxi"
 include "_reactor/produce.pxi"

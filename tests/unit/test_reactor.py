@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import socket
 import struct
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -385,3 +387,78 @@ def test_frames_say_when_they_came_and_ends_say_why(bench: Bench) -> None:
     assert data == frame(1)
     assert before <= stamp <= time.monotonic_ns() // 1_000_000
     assert {(connection, why) for connection, _, _, why in ends} == {(good_id, 0), (evil_id, ENDED_BY_FRAMING)}
+
+
+def test_replies_of_many_threads_arrive_whole_and_in_each_threads_order_while_turns_go_on(bench: Bench) -> None:
+    """Each thread answers on its own connection, one reply in fifty with megabytes; others keep the turns busy."""
+    busy, _ = bench.connect()
+    replies = {thread: [(number, 3 << 20 if number % 50 == 7 else 100) for number in range(150)] for thread in (1, 2)}
+    pairs = {thread: bench.connect() for thread in replies}
+    failures: list[BaseException] = []
+    stop = threading.Event()
+
+    def guarded(work: Callable[[], None]) -> threading.Thread:
+        def run() -> None:
+            try:
+                work()
+            except BaseException as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        return thread
+
+    def answer(thread: int) -> None:
+        for number, size in replies[thread]:
+            assert bench.reactor.send(pairs[thread][1], frame(number, bytes(size)))
+
+    def receive(thread: int) -> None:
+        splitter = FrameSplitter()
+        wanted = replies[thread].copy()
+        while wanted:
+            data = pairs[thread][0].recv(1 << 20)
+            assert data, "the connection was closed"
+            for whole in splitter.feed(data):
+                command = decode_frame(whole)
+                assert (command.opaque, len(command.body)) == wanted.pop(0)
+
+    def ask() -> None:
+        while not stop.is_set():
+            busy.sendall(frame(1) * 20)
+
+    def take() -> None:
+        while not stop.is_set():
+            for connection, _, _, _ in bench.reactor.take_cold():
+                bench.reactor.cold_done(connection, 10)
+
+    turns = threading.Thread(target=bench.reactor.run)
+    turns.start()
+    others = [guarded(ask), guarded(take)]
+    workers = [guarded(partial(work, thread)) for thread in replies for work in (answer, receive)]
+    for worker in workers:
+        worker.join(60)
+    stop.set()
+    for other in others:
+        other.join(60)
+    bench.reactor.stop()
+    turns.join(60)
+    assert not failures
+    assert not any(thread.is_alive() for thread in (*workers, *others, turns))
+
+
+def test_a_close_comes_behind_the_replies_that_were_given_before(bench: Bench) -> None:
+    sock, connection = bench.connect()
+    turns = threading.Thread(target=bench.reactor.run)
+    turns.start()
+    try:
+        for number in range(200):
+            bench.reactor.send(connection, frame(number))
+        bench.reactor.close_connection(connection)
+        received = b""
+        while data := sock.recv(1 << 16):
+            received += data
+        assert received == b"".join(frame(number) for number in range(200))
+    finally:
+        bench.reactor.stop()
+        turns.join(60)
+    assert not bench.reactor.send(connection, frame(1))

@@ -1,4 +1,4 @@
-# The cold list: frames that Python serves. All under the reactor's lock.
+# The cold list: frames that Python serves. It has a lock of its own: Python takes from it without stopping a turn.
 
 cdef bint is_send_code(int32_t code) noexcept nogil:
     """Codes that append on behalf of a producer: their order within a connection is kept."""
@@ -29,7 +29,7 @@ cdef int32_t quick_code(const uint8_t* frame, uint32_t length) noexcept nogil:
 
 
 cdef ColdItem* cold_item(Reactor r, const Connection* c) noexcept nogil:
-    """A new last item, or NULL. It counts once `cold_count` is raised."""
+    """A new last item, or NULL, under the list's lock. It counts once `cold_count` is raised."""
     cdef ColdItem* items
     cdef ColdItem* item
     cdef int32_t capacity
@@ -51,39 +51,74 @@ cdef ColdItem* cold_item(Reactor r, const Connection* c) noexcept nogil:
     return item
 
 
-cdef bint add_cold(Reactor r, Connection* c, const uint8_t* frame, uint32_t length) noexcept nogil:
-    cdef ColdItem* item = cold_item(r, c)
+cdef bint add_cold(Reactor r, Connection* c, const uint8_t* frame, uint32_t length, int32_t bits=0) noexcept nogil:
+    """A frame for Python; `bits` go into the service's number."""
+    cdef ColdItem* item
+    cdef uint8_t* copy = <uint8_t*>malloc(length)
+    if copy == NULL:
+        return False
+    memcpy(copy, frame, length)
+    pthread_mutex_lock(&r.cold_lock)
+    item = cold_item(r, c)
+    if item != NULL:
+        item.frame = copy
+        item.service |= bits
+        item.length = length
+        item.stamp = r.now_ms
+        r.cold_count += 1
+    pthread_mutex_unlock(&r.cold_lock)
     if item == NULL:
+        free(copy)
         return False
-    item.frame = <uint8_t*>malloc(length)
-    if item.frame == NULL:
-        return False
-    memcpy(item.frame, frame, length)
-    item.length = length
-    item.stamp = r.now_ms
     c.cold_bytes += length
     r.cold_total += length
-    r.cold_count += 1
     return True
 
 
 cdef void add_end(Reactor r, const Connection* c, int64_t why) noexcept nogil:
     """Tell Python that a connection ended."""
-    cdef ColdItem* item = cold_item(r, c)
+    cdef ColdItem* item
+    pthread_mutex_lock(&r.cold_lock)
+    item = cold_item(r, c)
     if item != NULL:
         item.stamp = why
         r.cold_count += 1
+    pthread_mutex_unlock(&r.cold_lock)
 
 
 cdef void add_cold_again(Reactor r, Connection* c, const uint8_t* frame, uint32_t length) noexcept nogil:
     """A pull that was held here and that Python has to process once more."""
-    if add_cold(r, c, frame, length):
-        r.cold[r.cold_head + r.cold_count - 1].service |= RESUMED_BIT
+    if add_cold(r, c, frame, length, RESUMED_BIT):
         c.cold_consumes += 1
+
+
+cdef int32_t cold_take(Reactor r, ColdItem* taken) noexcept nogil:
+    """The first items of the list, COLD_A_TAKE at most."""
+    cdef uint64_t ignored
+    cdef int32_t count
+    pthread_mutex_lock(&r.cold_lock)
+    count = min(r.cold_count, <int32_t>COLD_A_TAKE)
+    if count:
+        memcpy(taken, r.cold + r.cold_head, count * sizeof(ColdItem))
+    r.cold_count -= count
+    r.cold_head = r.cold_head + count if r.cold_count else 0
+    if r.cold_count == 0:
+        r.cold_told = False
+        c_read(r.cold_fd, &ignored, 8)
+        if r.cold_capacity > COLD_A_TAKE:
+            free(r.cold)
+            r.cold = NULL
+            r.cold_capacity = 0
+    pthread_mutex_unlock(&r.cold_lock)
+    return count
 
 
 cdef inline void tell_python(Reactor r) noexcept nogil:
     cdef uint64_t one = 1
+    if r.cold_count == 0:
+        return
+    pthread_mutex_lock(&r.cold_lock)
     if r.cold_count and not r.cold_told:
         r.cold_told = True
         c_write(r.cold_fd, &one, 8)
+    pthread_mutex_unlock(&r.cold_lock)

@@ -73,6 +73,36 @@ cdef PullGrant* grant_find(Progress* progress, const PullHeader* header) noexcep
     return NULL
 
 
+cdef void take_news(Reactor r, Buffer* news) noexcept nogil:
+    """Copy what Python has to know and count it as told. What there is no memory for stays for the next time."""
+    cdef Progress* progress
+    cdef QueueProgress* q
+    cdef ProgressNews* row
+    cdef int32_t i
+    while r.changed != NULL:
+        progress = r.changed
+        if buffer_reserve(news, (progress.queues + 1) * sizeof(ProgressNews)) == NULL:
+            return
+        r.changed = progress.next_changed
+        progress.changed = False
+        for i in range(progress.queues):
+            q = &progress.by_queue[i]
+            if q.commits or q.pulled >= 0:
+                row = <ProgressNews*>(news.data + news.end)
+                memset(row, 0, sizeof(ProgressNews))
+                row.queue_id = i
+                row.queue = q[0]
+                news.end += sizeof(ProgressNews)
+                q.pulled = -1
+                q.commits = q.pulls = q.messages = q.bytes = 0
+        row = <ProgressNews*>(news.data + news.end)
+        memset(row, 0, sizeof(ProgressNews))
+        row.progress = progress
+        row.missed = progress.missed
+        news.end += sizeof(ProgressNews)
+        progress.missed = 0
+
+
 cdef void grant_free(PullGrant* grant) noexcept nogil:
     free(grant.tag_codes)
     free(grant.filter)

@@ -67,6 +67,7 @@ cdef extern from "<pthread.h>" nogil:
         pass
     int pthread_mutex_init(pthread_mutex_t* mutex, void* attributes)
     int pthread_mutex_destroy(pthread_mutex_t* mutex)
+    int pthread_mutex_trylock(pthread_mutex_t*)
     int pthread_mutex_lock(pthread_mutex_t* mutex)
     int pthread_mutex_unlock(pthread_mutex_t* mutex)
 
@@ -95,6 +96,16 @@ cdef inline void fair_lock(FairLock* lock) noexcept nogil:
     pthread_mutex_lock(&lock.gate)
     pthread_mutex_lock(&lock.held)
     pthread_mutex_unlock(&lock.gate)
+
+
+cdef inline bint fair_try(FairLock* lock) noexcept nogil:
+    """Take the lock if nobody has it or waits for it."""
+    cdef bint taken
+    if pthread_mutex_trylock(&lock.gate):
+        return False
+    taken = pthread_mutex_trylock(&lock.held) == 0
+    pthread_mutex_unlock(&lock.gate)
+    return taken
 
 
 cdef inline void fair_unlock(FairLock* lock) noexcept nogil:

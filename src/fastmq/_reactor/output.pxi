@@ -10,7 +10,7 @@ cdef inline void mark_dirty(Reactor r, Connection* c) noexcept nogil:
 
 cdef void queue_output(Reactor r, Connection* c, const uint8_t* data, size_t length) noexcept nogil:
     """Bytes for the end of the turn."""
-    if not buffer_append(&c.output, data, length):
+    if length and not buffer_append(&c.output, data, length):
         c.closing = True
         c.output.begin = c.output.end
     mark_dirty(r, c)

@@ -94,6 +94,13 @@ cdef struct Progress:
     int32_t topic_length
     uint8_t* name                   # group, then topic
 
+# What a progress has to tell Python: a row for each of its queues with news, then one with the progress itself.
+cdef struct ProgressNews:
+    Progress* progress              # NULL: a row of a queue
+    int64_t missed
+    int32_t queue_id
+    QueueProgress queue
+
 # Pulls of one group and topic with one filter.
 cdef struct PullGrant:
     PullGrant* next                 # of the same group and topic

@@ -107,6 +107,7 @@ cdef int32_t run_turn(Reactor r, int timeout_ms) noexcept nogil:
     fair_lock(&r.lock)
     r.now_ms = monotonic_ms()
     r.turns += 1
+    do_posted(r)
     for i in range(count):
         tag = r.ready[i].data.u64
         events = r.ready[i].events

@@ -81,3 +81,16 @@ cdef struct Parked:
     uint8_t* arena
     uint8_t* failure                # a whole frame (replies parked by Python); NULL: made from the policy
     int32_t failure_length
+
+# What Python has for the reactor: see mail.pxi.
+cdef enum:
+    POST_SEND = 0                   # data: a frame
+    POST_DONE = 1                   # Python has dealt with a request of this code
+    POST_TAKEN = 2                  # data: pairs of (connection, bytes) that Python has taken
+
+cdef struct Post:
+    Post* next
+    int64_t connection
+    int32_t kind
+    int32_t code
+    Buffer data
