@@ -438,9 +438,15 @@ class BrokerConfig(_Config):
     filter_data_clean_time_span: int = _setting(
         "filterDataCleanTimeSpan", 86_400_000, "ms after which the filter of a group that left is forgotten", _PERIOD
     )
-    enable_broadcast_offset_store: bool = _kept("enableBroadcastOffsetStore", True)
-    broadcast_offset_expire_second: int = _kept("broadcastOffsetExpireSecond", 120)
-    broadcast_offset_expire_max_second: int = _kept("broadcastOffsetExpireMaxSecond", 300)
+    enable_broadcast_offset_store: bool = _setting(
+        "enableBroadcastOffsetStore", True, "note offsets of broadcasting members, for those that come through a proxy"
+    )
+    broadcast_offset_expire_second: int = _setting(
+        "broadcastOffsetExpireSecond", 120, "seconds without a pull after which they are forgotten", _PERIOD
+    )
+    broadcast_offset_expire_max_second: int = _setting(
+        "broadcastOffsetExpireMaxSecond", 300, "the same while the member is connected", _PERIOD
+    )
     broker_heartbeat_interval: int = _kept("brokerHeartbeatInterval", 1000)
     broker_not_active_timeout_millis: int = _kept("brokerNotActiveTimeoutMillis", 10000)
     async_send_enable: bool = _kept("asyncSendEnable", True)

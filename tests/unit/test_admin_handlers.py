@@ -16,6 +16,7 @@ from fastmq.broker.delivery.popwait import PopWaits
 from fastmq.broker.handlers import admin, assignment, consumer_admin, group, query, relay, stats, topic
 from fastmq.broker.handlers.admin import DANGEROUS, merge_properties
 from fastmq.broker.hot import HotPulls
+from fastmq.broker.state.broadcast import BroadcastOffsets
 from fastmq.broker.state.groups import SubscriptionGroupTable
 from fastmq.broker.state.offsets import ConsumerOffsetTable
 from fastmq.broker.state.order_info import ConsumerOrderTable
@@ -203,6 +204,7 @@ class MemoryBroker:
         self.longpoll = LongPollTable(lambda topic, queue_id, on: 0)
         self.popwaits = PopWaits(lambda: lambda topic, queue_id, on: 0)
         self.order = ConsumerOrderTable(None)
+        self.broadcast = BroadcastOffsets()
         self.request_modes = MessageRequestModes(None)
         self.hot = HotPulls(self, None)
         self.pop = PopService(self)

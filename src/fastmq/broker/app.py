@@ -35,6 +35,7 @@ from fastmq.broker.handlers.send import SEND_CODES, TOO_MANY_WAIT, response_ext,
 from fastmq.broker.hot import HotPulls, PullRoad
 from fastmq.broker.register import BrokerIdentity, Registrar
 from fastmq.broker.retention import RetentionService
+from fastmq.broker.state.broadcast import BroadcastOffsets, broadcast_group
 from fastmq.broker.state.groups import SubscriptionGroupTable
 from fastmq.broker.state.locks import QueueLocks
 from fastmq.broker.state.offsets import ConsumerOffsetTable
@@ -146,6 +147,7 @@ class Broker:
         )
         self.sessions.on_subscriptions = self.filters.consumers.register
         self.sessions.on_group_gone = self.filters.consumers.unregister
+        self.broadcast = BroadcastOffsets()
         self.locks = QueueLocks(lambda: self.config.rebalance_lock_max_live_time / 1000)
         self.stats = BrokerStats(
             config.broker_cluster_name,
@@ -476,7 +478,21 @@ class Broker:
         while True:
             await trio.sleep(SCAN_INTERVAL_S)
             self.expire_clients()
+            self.commit_broadcast()
             self._set_send_policy()
+
+    def commit_broadcast(self) -> None:
+        """Commit how far all members of each broadcasting group have come; forget those that fell silent."""
+        config = self.config
+        least = self.broadcast.scan(
+            self.clock.monotonic(),
+            online=lambda group, client_id: self.sessions.find_consumer_channel(group, client_id) is not None,
+            expire_s=config.broadcast_offset_expire_second,
+            expire_online_s=config.broadcast_offset_expire_max_second,
+        )
+        for topic, group, queue_id, offset in least:
+            if self.offsets.query(broadcast_group(group), topic, queue_id) != offset:
+                self.offsets.commit(broadcast_group(group), topic, queue_id, offset)
 
     def clean_order(self) -> None:
         """Forget the orderly pops of topics, groups and queues that are gone."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from fastmq.broker.delivery.retry_policy import problem_of
 from fastmq.broker.handlers.admin import require_local
 from fastmq.broker.handlers.topic import page_of
+from fastmq.broker.state.broadcast import broadcast_group
 from fastmq.errors import RequestError
 from fastmq.net.server import Reply
 from fastmq.protocol import names
@@ -74,8 +75,10 @@ async def delete_group(broker: Broker, peer: Peer, request: Command) -> Reply:
     broker.groups.delete(header.group_name)
     if header.clean_offset:
         broker.offsets.delete_group(header.group_name)
+        broker.offsets.delete_group(broadcast_group(header.group_name))
         broker.order.delete_group(header.group_name)
         broker.pop.inflight.forget(group=header.group_name)
+        broker.broadcast.delete(group=header.group_name)
         await broker.save_consumer_offsets()
     if not broker.config.auto_create_subscription_group:
         broker.popwaits.group_gone(header.group_name)  # elsewhere a waiting pop would only make it again

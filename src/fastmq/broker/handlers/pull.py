@@ -14,6 +14,7 @@ from fastmq import _store as st
 from fastmq.broker.delivery.longpoll import HeldPull
 from fastmq.broker.filter.matching import MessageFilter, read_matching
 from fastmq.broker.handlers.send import FAQ
+from fastmq.broker.state.broadcast import broadcast_group
 from fastmq.errors import RequestError
 from fastmq.net.server import Reply
 from fastmq.protocol.bodies import PERM_READ, ConsumeType, SubscriptionData, TopicConfig
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from fastmq.protocol.command import Command
 
 OFFSET_RESET: Final = "OFFSET_RESET"
+PROXY_FOR_BROADCAST: Final = 1  # RequestSource: a proxy pulls for a member of a broadcasting group
 QUEUE_ENTRY_BYTES: Final = 20  # what maxFilterMessageSize counts
 
 STATUS_NAMES: Final = {
@@ -115,6 +117,12 @@ def process_pull(
             offsets.commit_pull(group, topic, queue_id, reset)
             return Reply(ResponseCode.PULL_OFFSET_MOVED, OFFSET_RESET, _ext(facts, reset, *bounds))
     config = broker.config
+    member = _broadcasting_member(broker, peer, header)
+    if member is not None:
+        elsewhere = _begin_elsewhere(broker, header, member)
+        if elsewhere is not None:
+            bounds = broker.store.queue_offsets(topic, queue_id) or (0, 0)
+            return Reply(ResponseCode.PULL_OFFSET_MOVED, OFFSET_RESET, _ext(facts, elsewhere, *bounds))
     max_messages = max(1, min(header.max_msg_nums, config.max_transfer_count_on_message_in_memory))
     result = read_matching(
         broker.store,
@@ -145,10 +153,62 @@ def process_pull(
     if first_pass and header.commits_offset:
         offsets.commit(group, topic, queue_id, header.commit_offset)
     offsets.commit_pull(group, topic, queue_id, result.next_offset)
-    if wanted.by_tags_alone:
+    if member is not None:
+        at = result.next_offset if code == ResponseCode.PULL_OFFSET_MOVED else header.queue_offset
+        _note_broadcast(broker, header, member, at)
+    elif wanted.by_tags_alone:
         broker.hot.grant(header, topic_config, subscription, wanted.tag_codes, facts[0])
     ext = _ext(facts, result.next_offset, result.min_offset, result.max_offset)
     return Reply(code, STATUS_NAMES[status], ext, body)
+
+
+# --- broadcasting -----------------------------------------------------------------------------------------------------
+
+
+def _broadcasting_member(broker: Broker, peer: Peer, header: PullMessageRequest) -> str | None:
+    """The client id of a member of a broadcasting group whose offsets are to be noted."""
+    if not broker.config.enable_broadcast_offset_store:
+        return None
+    if header.request_source == PROXY_FOR_BROADCAST:
+        return header.proxy_forward_client_id
+    info = broker.sessions.consumer_group(header.consumer_group)
+    if info is None or not info.is_broadcasting or info.consume_type is not ConsumeType.CONSUME_PASSIVELY:
+        return None
+    channel = info.channels.get(peer.id)
+    return None if channel is None else channel.client_id
+
+
+def _begin_elsewhere(broker: Broker, header: PullMessageRequest, client_id: str) -> int | None:
+    """Where a member is sent that comes through a proxy and did not before, or the other way round."""
+    group, topic, queue_id = header.consumer_group, header.topic, header.queue_id
+
+    def otherwise() -> int:
+        offset = broker.offsets.query(broadcast_group(group), topic, queue_id)
+        return offset if offset >= 0 else _first_offset(broker, topic, queue_id)
+
+    offset = broker.broadcast.begin_at(
+        topic, group, client_id, queue_id,
+        asked=header.queue_offset, from_proxy=header.request_source == PROXY_FOR_BROADCAST, otherwise=otherwise,
+    )  # fmt: skip
+    if offset is not None:
+        _note_broadcast(broker, header, client_id, offset)
+    return offset
+
+
+def _note_broadcast(broker: Broker, header: PullMessageRequest, client_id: str, offset: int) -> None:
+    broker.broadcast.note(
+        header.topic, header.consumer_group, client_id, header.queue_id, offset,
+        from_proxy=header.request_source == PROXY_FOR_BROADCAST, now=broker.clock.monotonic(),
+    )  # fmt: skip
+
+
+def _first_offset(broker: Broker, topic: str, queue_id: int) -> int:
+    """Where somebody new begins: at the first message of a queue that is all in memory, else at its end."""
+    first = broker.store.queue_entries(topic, queue_id, 0, 1)
+    in_memory = broker.memory_bytes * broker.config.access_message_in_memory_max_ratio // 100
+    if first and broker.store.written_offset - first[0][0] <= in_memory:
+        return 0
+    return (broker.store.queue_offsets(topic, queue_id) or (0, 0))[1]
 
 
 def _ext(facts: tuple[int, int], next_offset: int, min_offset: int, max_offset: int) -> dict[str, str]:

@@ -220,6 +220,7 @@ async def delete_topic(broker: Broker, peer: Peer, request: Command) -> Reply:
         broker.offsets.delete_topic(topic)
         broker.order.delete_topic(topic)
         broker.pop.inflight.forget(topic=topic)
+        broker.broadcast.delete(topic=topic)
         broker.popwaits.topic_gone(topic)
         await trio.to_thread.run_sync(broker.store.delete_topic_data, topic)
         if broker.config.auto_delete_unused_stats:
