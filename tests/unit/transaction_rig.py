@@ -104,6 +104,11 @@ class Transacting(Rig):
         self.store.close(clean=False)
         self.open()
 
+    def index(self) -> None:
+        """Let the index catch up."""
+        while self.store.index_step() > 0:
+            pass
+
 
 def checks(peer: FakePeer) -> list[tuple[Half, StoredMessage]]:
     """What a producer was asked since the last time: where to answer to, and the message in question."""

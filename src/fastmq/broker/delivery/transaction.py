@@ -111,6 +111,23 @@ class HalfMessage:
         unique_key = self.properties.get(m.PROPERTY_UNIQUE_KEY, "")
         return unique_key, self.producer_group or "", self.message.born_timestamp
 
+    def is_commit_of(self, half: HalfMessage) -> bool:
+        """Whether this is no half message any more, but what one became by its commit."""
+        return (
+            self.message.sys_flag & m.TRANSACTION_MASK == m.TRANSACTION_COMMIT_TYPE
+            and self.message.topic == half.real_topic
+            and self.identity == half.identity
+        )
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether this is not the first record of its transaction."""
+        properties = self.properties
+        return (
+            m.PROPERTY_TRANSACTION_CHECK_TIMES in properties
+            or m.PROPERTY_TRANSACTION_PREPARED_QUEUE_OFFSET in properties
+        )
+
     @property
     def checks(self) -> int:
         """How often the producers were asked. What cannot be read counts as one below none, as in RocketMQ."""

@@ -119,6 +119,7 @@ class HalfQueue:
         self._unwritten_chars = 0
         self._records: dict[Identity, int] = {}  # the live record of transactions that have several, or SETTLED
         self._known_from = self.half_offset
+        self._begun_at = self.end
         self._given_up: dict[int, None] = {}  # an ordered set
         self._round: Round | None = None
 
@@ -148,6 +149,10 @@ class HalfQueue:
             return False
         return offset in self._decided or self._known_from <= offset < self.half_offset
 
+    def may_be_known_before(self, half: HalfMessage) -> bool:
+        """Whether an earlier process knew of the transaction, and may have been killed before its op message."""
+        return half.message.queue_offset < self._begun_at or half.is_copy
+
     def holds(self, half: HalfMessage) -> bool:
         """Whether the queue really has this record at the offset it claims to be at."""
         message = half.message
@@ -166,11 +171,13 @@ class HalfQueue:
 
     def decide(self, half: HalfMessage) -> None:
         """The transaction is committed or rolled back: none of its records is asked for again."""
+        offset = half.message.queue_offset
         live = self._records.get(half.identity)
-        self._done(half.message.queue_offset)
-        if live is not None:
-            if live != SETTLED:
-                self._done(live)
+        self._done(offset)
+        self._given_up.pop(offset, None)
+        if live is not None and live != SETTLED:
+            self._done(live)
+        if live is not None or self.may_be_known_before(half):  # it may have other records, made by that process
             self._remember(half.identity, SETTLED)
 
     def put_again(self, half: HalfMessage, copy: OutgoingMessage) -> Appended | None:
