@@ -641,6 +641,22 @@ def test_a_held_pull_whose_group_changes_is_python_s_again(roads: Roads) -> None
     assert decode_frame(lane.receive()).code == 16
 
 
+def test_a_held_pull_whose_group_is_reset_learns_it_at_once(roads: Roads) -> None:
+    fill(roads, 6)
+    lane = roads.second_connection()
+    for _ in range(2):
+        lane.send(pull(77, 3, sysFlag=6, suspendTimeoutMillis=50))
+        assert decode_frame(lane.receive()).code == 19
+    lane.send(pull(78, 3, sysFlag=6))
+    roads.wait_held(1)
+    reset = {"topic": "plain", "group": "cg", "queueId": "0", "offset": "1", "timestamp": "0", "isForce": "true"}
+    roads.call(Command(222, opaque=2, ext=reset))
+    answer = decode_frame(lane.receive())
+    assert (answer.code, answer.ext["nextBeginOffset"]) == (21, "1")
+    roads.call(Command(15, opaque=3, ext={**at_queue(0), "commitOffset": "2"}))
+    assert decode_frame(roads.call(pull(4, 2))).code == 0
+
+
 def test_a_client_that_leaves_takes_its_held_pulls_along(roads: Roads) -> None:
     fill(roads, 6)
     lane = roads.second_connection()

@@ -206,6 +206,18 @@ def test_a_message_that_is_not_there(rig, sent, offset):
     assert (reply.code, reply.remark) == (1, f"look message by offset failed, {offset}")
 
 
+@pytest.mark.parametrize(
+    "topic",
+    ["SCHEDULE_TOPIC_XXXX", "rmq_sys_wheel_timer", "RMQ_SYS_TRANS_HALF_TOPIC", "RMQ_SYS_TRANS_OP_HALF_TOPIC",
+     "rmq_sys_REVIVE_LOG_DefaultCluster"],
+)  # fmt: skip
+def test_a_message_that_nobody_may_have_seen_yet(rig, topic):
+    """A copy of it would let a consumer have what is not due, or not committed."""
+    offset = rig.store.put(topic, 0, b"not yet", b"").log_offset
+    reply = give_back(rig, offset)
+    assert (reply.code, reply.remark) == (1, f"look message by offset failed, {offset}")
+
+
 def test_a_group_that_may_not_exist(rig, sent):
     rig.change(auto_create_subscription_group=False)
     reply = give_back(rig, sent[0])

@@ -31,6 +31,10 @@ log = logging.getLogger("fastmq.broker.retry")
 FIRST_RETRY_LEVEL: Final = 3
 """Delay level of the first retry when the consumer names none: 10 s."""
 
+_HIDDEN_TOPICS: Final = frozenset(
+    {names.SCHEDULE_TOPIC, names.TIMER_TOPIC, names.TRANS_HALF_TOPIC, names.TRANS_OP_HALF_TOPIC}
+)
+
 STATUS_NAMES: Final = {
     st.ST_BODY_TOO_LARGE: "MESSAGE_ILLEGAL",
     st.ST_PROPERTIES_TOO_LARGE: "PROPERTIES_SIZE_EXCEEDED",
@@ -68,7 +72,7 @@ def consumer_send_msg_back(broker: Broker, peer: Peer, request: Command) -> Repl
         original = None if record is None else m.decode_message(record)[0]
     except ProtocolError:
         original = None
-    if original is None:
+    if original is None or _is_hidden(original.topic):
         return Reply(ResponseCode.SYSTEM_ERROR, f"look message by offset failed, {header.offset}")
 
     properties = original.property_map
@@ -113,6 +117,11 @@ def consumer_send_msg_back(broker: Broker, peer: Peer, request: Command) -> Repl
         broker.stats.on_dead_letter(header.group, real_topic)
     # a consumer that was told yes forgets the message: with SYNC_FLUSH it must be on disk first
     return Reply(after_flush=appended.flush_target if config.sync_flush else None)
+
+
+def _is_hidden(topic: str) -> bool:
+    """Whether what lies in a topic is the broker's own affair: a copy would be seen too early, or be nonsense."""
+    return topic in _HIDDEN_TOPICS or topic.startswith(names.REVIVE_TOPIC_PREFIX)
 
 
 HANDLERS: dict[int, Handler] = {
