@@ -7,7 +7,7 @@ SOURCES := $(wildcard src/fastmq/*.pyx src/fastmq/*.pxd src/fastmq/*.c src/fastm
 DATA ?= data
 
 .DEFAULT_GOAL := help
-.PHONY: help build debug asan serve check test test-all crash wire interop fuzz bench bench-compare bench-stalls bench-scaling clean
+.PHONY: help build debug asan serve check test test-all crash wire interop fuzz bench bench-compare bench-stalls bench-scaling instructions clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ bench-stalls: build ## sends while other things go on
 
 bench-scaling: build ## cost of a message as work grows (30 GB of disk)
 	PYTHONPATH=src $(PY) bench/scaling.py
+
+instructions: build ## count the instructions of the hot functions, compare with the last counts (valgrind)
+	PYTHONPATH=src $(PY) bench/instructions.py
 
 clean: ## what was built
 	rm -rf build src/fastmq/*.so src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
