@@ -1,0 +1,166 @@
+"""How far a group has come: kept on the brokers, or in a file for broadcasting (RocketMQ's OffsetStore)."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Protocol
+
+import anyio
+import anyio.to_thread
+
+from fastmq.client.errors import BrokerError, ClientError
+from fastmq.client.session import Session, command
+from fastmq.errors import ProtocolError
+from fastmq.protocol.bodies import dumps
+from fastmq.protocol.bodies._read import as_int, read_object
+from fastmq.protocol.bodies.config import MessageQueue, queue_map
+from fastmq.protocol.codes import RequestCode, ResponseCode
+
+log = logging.getLogger("fastmq.client")
+
+
+class Offsets(Protocol):
+    """Where the offsets of a group are kept. Queues have their names on the wire."""
+
+    async def load(self, queue: MessageQueue) -> int | None:
+        """The stored offset, None if there is none. Raises ClientError if it cannot be known now."""
+
+    def update(self, queue: MessageQueue, offset: int) -> None:
+        """Remember an offset; `persist` stores it."""
+
+    def known(self, queue: MessageQueue) -> int | None:
+        """The offset as last loaded or updated."""
+
+    async def persist(self, queues: Collection[MessageQueue] | None = None) -> None:
+        """Store what changed. What cannot be stored stays changed; nothing is raised."""
+
+    def forget(self, queue: MessageQueue) -> None:
+        """The queue belongs to somebody else now."""
+
+
+class RemoteOffsets:
+    """Offsets on the brokers (RemoteBrokerOffsetStore)."""
+
+    def __init__(self, session: Session, group: str) -> None:
+        self._session = session
+        self._group = group
+        self._offsets: dict[MessageQueue, int] = {}
+        self._stored: dict[MessageQueue, int] = {}
+
+    def known(self, queue: MessageQueue) -> int | None:
+        return self._offsets.get(queue)
+
+    def update(self, queue: MessageQueue, offset: int) -> None:
+        self._offsets[queue] = offset
+
+    def forget(self, queue: MessageQueue) -> None:
+        self._offsets.pop(queue, None)
+        self._stored.pop(queue, None)
+
+    def _fields(self, queue: MessageQueue) -> dict[str, str]:
+        return {
+            "consumerGroup": self._group,
+            "topic": queue.topic,
+            "queueId": str(queue.queue_id),
+            "bname": queue.broker_name,
+        }
+
+    async def load(self, queue: MessageQueue) -> int | None:
+        request = command(RequestCode.QUERY_CONSUMER_OFFSET, self._fields(queue))
+        try:
+            reply = await self._session.call_broker(queue.broker_name, request, any_other=True)
+            offset = int(reply.ext["offset"])
+        except BrokerError as error:
+            if error.code == ResponseCode.QUERY_NOT_FOUND:
+                return None
+            raise
+        except (KeyError, ValueError) as error:
+            raise BrokerError(ResponseCode.SYSTEM_ERROR, f"no offset in the answer: {error!r}") from None
+        self._offsets[queue] = self._stored[queue] = offset
+        return offset
+
+    async def persist(self, queues: Collection[MessageQueue] | None = None) -> None:
+        changed = [
+            (queue, offset)
+            for queue, offset in self._offsets.items()
+            if self._stored.get(queue) != offset and (queues is None or queue in queues)
+        ]
+
+        async def store(item: tuple[MessageQueue, int]) -> None:
+            queue, offset = item
+            fields = {**self._fields(queue), "commitOffset": str(offset)}
+            try:
+                await self._session.call_broker(
+                    queue.broker_name, command(RequestCode.UPDATE_CONSUMER_OFFSET, fields), any_other=True
+                )
+            except ClientError as error:
+                log.info("the offset %d of %s is not stored yet: %s", offset, queue, error)
+            else:
+                if queue in self._offsets:
+                    self._stored[queue] = offset
+
+        await self._session.each([(store, item) for item in changed])
+
+
+class LocalOffsets:
+    """Offsets in a file of this machine (LocalFileOffsetStore): broadcasting. The format is that of RocketMQ."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offsets: dict[MessageQueue, int] = {}
+        self._dirty = False
+        self._loaded = False
+
+    def known(self, queue: MessageQueue) -> int | None:
+        return self._offsets.get(queue)
+
+    def update(self, queue: MessageQueue, offset: int) -> None:
+        if self._offsets.get(queue) != offset:
+            self._offsets[queue] = offset
+            self._dirty = True
+
+    def forget(self, queue: MessageQueue) -> None:
+        """Nobody else takes it: the offset stays."""
+
+    async def load(self, queue: MessageQueue) -> int | None:
+        if not self._loaded:
+            stored = await anyio.to_thread.run_sync(self._read)
+            self._offsets = {**stored, **self._offsets}
+            self._loaded = True
+        return self._offsets.get(queue)
+
+    def _read(self) -> dict[MessageQueue, int]:
+        for path in (self._path, self._path.with_suffix(".json.bak")):
+            try:
+                table = read_object(path.read_bytes(), "an offset file").get("offsetTable")
+                return {queue: as_int(offset) for queue, offset in queue_map(table).items()}
+            except FileNotFoundError:
+                continue
+            except (OSError, ProtocolError) as error:
+                log.warning("the offsets in %s cannot be read: %s", path, error)
+        return {}
+
+    async def persist(self, queues: Collection[MessageQueue] | None = None) -> None:
+        if not self._dirty:
+            return
+        self._dirty = False
+        try:
+            await anyio.to_thread.run_sync(self._write, dumps({"offsetTable": dict(self._offsets)}))
+        except OSError as error:
+            self._dirty = True
+            log.warning("the offsets cannot be written to %s: %s", self._path, error)
+
+    def _write(self, text: bytes) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = self._path.with_suffix(".json.tmp")
+        with fresh.open("wb") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(self._path, self._path.with_suffix(".json.bak"))
+        os.replace(fresh, self._path)
