@@ -1,3 +1,122 @@
-"""fastmq: the RocketMQ you can pip install."""
+"""fastmq: the RocketMQ you can pip install.
+
+The client's names are here, imported when they are first used: a server that starts needs none of them.
+
+    import fastmq
+
+    async with fastmq.Producer("127.0.0.1:9876") as producer:
+        await producer.send("topic", b"hello")
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0.dev0"
+
+if TYPE_CHECKING:
+    from fastmq.client.acl import Credentials
+    from fastmq.client.basic import BasicClient
+    from fastmq.client.compress import Compression
+    from fastmq.client.errors import (
+        BrokerError,
+        ClientClosed,
+        ClientError,
+        ConnectError,
+        ConnectionLost,
+        MessageTooLarge,
+        RequestTimeout,
+        RouteError,
+        SendFailed,
+        TopicNotFound,
+    )
+    from fastmq.client.messages import Message, ReceivedMessage, SendResult, SendStatus
+    from fastmq.client.producer import Producer, Receipt, Transaction, TransactionState
+    from fastmq.client.pull import Consumer
+    from fastmq.client.push import PushConsumer, RetryLater
+    from fastmq.client.session import Session
+    from fastmq.client.subscriptions import Filter, StartFrom, sql
+    from fastmq.errors import FastmqError, UsageError
+    from fastmq.protocol.bodies.config import MessageQueue
+
+_WHERE = {
+    "BasicClient": "fastmq.client.basic",
+    "BrokerError": "fastmq.client.errors",
+    "ClientClosed": "fastmq.client.errors",
+    "ClientError": "fastmq.client.errors",
+    "Compression": "fastmq.client.compress",
+    "ConnectError": "fastmq.client.errors",
+    "ConnectionLost": "fastmq.client.errors",
+    "Consumer": "fastmq.client.pull",
+    "Credentials": "fastmq.client.acl",
+    "FastmqError": "fastmq.errors",
+    "Filter": "fastmq.client.subscriptions",
+    "Message": "fastmq.client.messages",
+    "MessageQueue": "fastmq.protocol.bodies.config",
+    "MessageTooLarge": "fastmq.client.errors",
+    "Producer": "fastmq.client.producer",
+    "PushConsumer": "fastmq.client.push",
+    "Receipt": "fastmq.client.producer",
+    "ReceivedMessage": "fastmq.client.messages",
+    "RequestTimeout": "fastmq.client.errors",
+    "RetryLater": "fastmq.client.push",
+    "RouteError": "fastmq.client.errors",
+    "SendFailed": "fastmq.client.errors",
+    "SendResult": "fastmq.client.messages",
+    "SendStatus": "fastmq.client.messages",
+    "Session": "fastmq.client.session",
+    "StartFrom": "fastmq.client.subscriptions",
+    "TopicNotFound": "fastmq.client.errors",
+    "Transaction": "fastmq.client.producer",
+    "TransactionState": "fastmq.client.producer",
+    "UsageError": "fastmq.errors",
+    "sql": "fastmq.client.subscriptions",
+}
+
+__all__ = [
+    "BasicClient",
+    "BrokerError",
+    "ClientClosed",
+    "ClientError",
+    "Compression",
+    "ConnectError",
+    "ConnectionLost",
+    "Consumer",
+    "Credentials",
+    "FastmqError",
+    "Filter",
+    "Message",
+    "MessageQueue",
+    "MessageTooLarge",
+    "Producer",
+    "PushConsumer",
+    "Receipt",
+    "ReceivedMessage",
+    "RequestTimeout",
+    "RetryLater",
+    "RouteError",
+    "SendFailed",
+    "SendResult",
+    "SendStatus",
+    "Session",
+    "StartFrom",
+    "TopicNotFound",
+    "Transaction",
+    "TransactionState",
+    "UsageError",
+    "sql",
+]
+
+
+def __getattr__(name: str) -> object:
+    where = _WHERE.get(name)
+    if where is None:
+        raise AttributeError(f"module 'fastmq' has no attribute {name!r}")
+    value = getattr(importlib.import_module(where), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_WHERE})

@@ -18,7 +18,7 @@ LEVELS = [
     {"store"},
     {"ha"},
     {"broker", "nameserver", "client"},
-    {"bench", "console", "proxy"},
+    {"bench", "console", "proxy", "sync"},
     {"serve", "testing"},
     {"cli"},
     {"__main__"},

@@ -76,9 +76,7 @@ def decompress(body: bytes, sys_flag: int, limit: int = MAX_UNPACKED_BYTES) -> b
             text: bytes = unpacker.decompress(body, max_length=limit)
             complete = unpacker.eof
         elif kind == COMPRESSION_ZSTD:
-            with _zstandard().ZstdDecompressor().stream_reader(body) as reader:
-                text = reader.read(limit + 1)
-            complete = len(text) <= limit
+            text, complete = _unpack_zstd(body, limit)
         elif kind in (0, COMPRESSION_ZLIB):
             inflater = zlib.decompressobj()
             text = inflater.decompress(body, limit)
@@ -92,6 +90,19 @@ def decompress(body: bytes, sys_flag: int, limit: int = MAX_UNPACKED_BYTES) -> b
     if not complete:
         raise CorruptBody(f"the body is cut off or larger than {limit} bytes when unpacked")
     return text
+
+
+def _unpack_zstd(body: bytes, limit: int) -> tuple[bytes, bool]:
+    """What was unpacked, and whether it is all. In small pieces: each can become 40,000 times as large."""
+    unpacker = _zstandard().ZstdDecompressor().decompressobj()
+    pieces: list[bytes] = []
+    size = 0
+    for start in range(0, len(body), 1024):
+        pieces.append(unpacker.decompress(body[start : start + 1024]))
+        size += len(pieces[-1])
+        if unpacker.eof or size > limit:
+            break
+    return b"".join(pieces), unpacker.eof and size <= limit
 
 
 def _lz4() -> Any:

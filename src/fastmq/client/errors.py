@@ -1,18 +1,18 @@
 """What the client raises: one tree, in which every exception says whether trying again can help.
 
-    ClientError
-      ConnectError            no connection could be had; nothing was sent
-      ConnectionLost          the connection broke while the answer was waited for
-      RequestTimeout          no answer in time
-      RouteError              there is no broker for it
-        TopicNotFound         the name server or broker does not know the topic
-      BrokerError             the broker refused: `code`, `remark`, `address`
-        PermissionDenied, MessageRejected, ServerBusy, GroupNotFound, SubscriptionError
-      SendFailed              all tries of a send failed; `attempts` tells each
-      ClientClosed            used after it was closed, or before it was entered
-      MessageTooLarge         the message was refused before it was sent
-      MissingExtra            an optional package is needed
-      RequestReplyTimeout     a request was sent, its reply did not come
+ClientError
+  ConnectError            no connection could be had; nothing was sent
+  ConnectionLost          the connection broke while the answer was waited for
+  RequestTimeout          no answer in time
+  RouteError              there is no broker for it
+    TopicNotFound         the name server or broker does not know the topic
+  BrokerError             the broker refused: `code`, `remark`, `address`
+    PermissionDenied, MessageRejected, ServerBusy, GroupNotFound, SubscriptionError
+  SendFailed              all tries of a send failed; `attempts` tells each
+  ClientClosed            used after it was closed, or before it was entered
+  MessageTooLarge         the message was refused before it was sent
+  MissingExtra            an optional package is needed
+  RequestReplyTimeout     a request was sent, its reply did not come
 """
 
 from __future__ import annotations

@@ -45,9 +45,7 @@ class Latencies:
         """Whether it may be sent to without need."""
         return not self._until or self._until.get(broker_name, now) <= now
 
-    def choose(
-        self, queues: Sequence[T], turn: int, now: float, avoid: Callable[[str], bool] | None = None
-    ) -> T:
+    def choose(self, queues: Sequence[T], turn: int, now: float, avoid: Callable[[str], bool] | None = None) -> T:
         """The next queue in turn: of a broker that is well and not to be avoided; of one that is not to be avoided; of
         the one that is free again soonest. `queues` must not be empty.
         """

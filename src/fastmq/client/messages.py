@@ -144,9 +144,22 @@ class ReceivedMessage:
     """
 
     __slots__ = (
-        "_body", "_born_host", "_properties", "_properties_text", "_store_host", "born_timestamp", "flag",
-        "log_offset", "prepared_offset", "queue", "queue_offset", "reconsume_times", "stored_topic", "store_timestamp",
-        "sys_flag", "topic",
+        "_body",
+        "_born_host",
+        "_properties",
+        "_properties_text",
+        "_store_host",
+        "born_timestamp",
+        "flag",
+        "log_offset",
+        "prepared_offset",
+        "queue",
+        "queue_offset",
+        "reconsume_times",
+        "store_timestamp",
+        "stored_topic",
+        "sys_flag",
+        "topic",
     )  # fmt: skip
 
     topic: str

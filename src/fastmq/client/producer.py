@@ -363,9 +363,7 @@ class Producer(SessionUser):
             properties = message.wire_properties(ids[-1])
             if self.session.namespace:
                 properties[m.PROPERTY_INSTANCE_ID] = self.session.namespace
-            entries.append(
-                m.BatchEntry(message.encoded_body(), _properties_text(properties).encode(), message.flag)
-            )
+            entries.append(m.BatchEntry(message.encoded_body(), _properties_text(properties).encode(), message.flag))
         try:
             body = m.encode_batch(entries)
         except ValueError as error:
@@ -559,9 +557,7 @@ class Producer(SessionUser):
             if connection is None:
                 return False
             request = session.sign(self._request(prepared, queue))
-            connection.post(
-                request, self._try_timeout, lambda waiter: self._on_reply(prepared, receipt, queue, waiter)
-            )
+            connection.post(request, self._try_timeout, lambda waiter: self._on_reply(prepared, receipt, queue, waiter))
         except (ConnectionLost, RouteError):
             return False
         return True
@@ -659,7 +655,10 @@ class Producer(SessionUser):
     async def reply(
         self, request: ReceivedMessage, body: bytes | str, *, timeout: float | None = None, tag: str | None = None
     ) -> SendResult:
-        """Answer a message that was sent with `request`. Raises UsageError if it was not, BrokerError if nobody waits."""
+        """Answer a message that was sent with `request`. Raises UsageError if it was not.
+
+        Raises BrokerError if nobody waits for it any more.
+        """
         properties = request.properties
         try:
             cluster = properties[m.PROPERTY_CLUSTER]
@@ -704,9 +703,7 @@ class Producer(SessionUser):
         )
         return await self._deliver(prepared, timeout)
 
-    async def end_transaction(
-        self, half: SendResult, state: TransactionState, *, remark: str | None = None
-    ) -> None:
+    async def end_transaction(self, half: SendResult, state: TransactionState, *, remark: str | None = None) -> None:
         """The second half. Returns when it is on its way; if it gets lost the broker asks the check listener."""
         _, _, log_offset = m.parse_message_id(half.offset_id)
         request = self._end_request(

@@ -31,7 +31,7 @@ class Route:
 
 
 def make_route(topic: str, data: TopicRouteData, now: float) -> Route:
-    """The route of a topic. Queues one may write to are those of brokers with a master (topicRouteData2TopicPublishInfo)."""
+    """The route of a topic. Queues that can be written are those of brokers with a master."""
     brokers = {one.broker_name: dict(one.broker_addrs) for one in data.broker_datas if one.broker_addrs}
     read = [
         MessageQueue(topic, one.broker_name, queue_id)

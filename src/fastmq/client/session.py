@@ -130,7 +130,7 @@ class Session:
         self.request_timeout = request_timeout
         self.clock: Clock = clock or SystemClock()
         self.routes = RouteTable()
-        self.name_servers = NameServers(addresses, random.randrange(len(addresses)))
+        self.name_servers = NameServers(addresses, random.randrange(len(addresses)))  # noqa: S311  (not a secret)
         self.client_id = ""
         """`ip@instance`, known once the session is open."""
         self.unique_keys: UniqueKeys
@@ -289,7 +289,9 @@ class Session:
         any_other: bool = False,
     ) -> Command:
         """As `call`, to the master of a broker; `any_other`: or to a replica. Raises RouteError if it is unknown."""
-        return await self.call(self.broker_address(broker_name, any_other=any_other), request, timeout=timeout, accept=accept)
+        return await self.call(
+            self.broker_address(broker_name, any_other=any_other), request, timeout=timeout, accept=accept
+        )
 
     def broker_address(self, broker_name: str, *, any_other: bool = False) -> str:
         """The address of a broker's master. Raises RouteError if it is unknown."""
@@ -298,9 +300,7 @@ class Session:
             raise RouteError(f"broker {broker_name} has no address")
         return address
 
-    async def call_name_server(
-        self, request: Callable[[], Command], *, accept: Collection[int] = SUCCESS
-    ) -> Command:
+    async def call_name_server(self, request: Callable[[], Command], *, accept: Collection[int] = SUCCESS) -> Command:
         """A request to the name server in use; when it does not answer, to the others in turn."""
         self.check_open()
         failures: list[str] = []

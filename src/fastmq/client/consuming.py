@@ -1,0 +1,630 @@
+"""What all consumers with rebalancing share: membership, assignment of queues, a pull loop per queue, offsets.
+
+    rebalance loop ─ who is in the group, which queues are mine ─► take / drop
+    per queue: pull loop ─► window (what is in work) ─► `_deliver`, which the kind of consumer provides
+    offsets: what windows say is done, stored every few seconds and when a queue is given up
+
+After RocketMQ's RebalanceImpl, PullMessageService and OffsetStore.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Final, NamedTuple, Unpack
+
+import anyio
+
+from fastmq.client import running
+from fastmq.client.background import Tasks
+from fastmq.client.errors import (
+    BrokerError,
+    ClientError,
+    RouteError,
+    SubscriptionError,
+    TopicNotFound,
+)
+from fastmq.client.member import SessionUser
+from fastmq.client.messages import ReceivedMessage, decode_page
+from fastmq.client.offsets import LocalOffsets, Offsets, RemoteOffsets
+from fastmq.client.rebalance import Strategy, averagely
+from fastmq.client.session import Session, SessionOptions, command
+from fastmq.client.subscriptions import Filter, StartFrom, Topics, read_topics, subscription, takes, to_ms
+from fastmq.client.transport import Connection
+from fastmq.client.window import DEFAULT_LIMITS, FlowLimits, Window
+from fastmq.errors import ProtocolError, UsageError
+from fastmq.protocol import message as m
+from fastmq.protocol import names
+from fastmq.protocol.bodies import dumps
+from fastmq.protocol.bodies._read import as_list, as_str, read_object
+from fastmq.protocol.bodies.client import ConsumerData, ConsumeType, MessageModel, SubscriptionData, is_tag_type
+from fastmq.protocol.bodies.config import MessageQueue
+from fastmq.protocol.codes import RequestCode, ResponseCode
+from fastmq.protocol.command import Command
+from fastmq.protocol.headers.pull import PULL_SUBSCRIPTION, PULL_SUSPEND
+
+log = logging.getLogger("fastmq.client")
+
+REBALANCE_SECONDS: Final = 20.0
+UNBALANCED_SECONDS: Final = 1.0
+PERSIST_SECONDS: Final = 5.0
+SUSPEND_SECONDS: Final = 15.0
+ERROR_SECONDS: Final = 1.0
+BUSY_SECONDS: Final = 0.02
+PULL_CODES: Final = frozenset(
+    {
+        int(ResponseCode.SUCCESS),
+        int(ResponseCode.PULL_NOT_FOUND),
+        int(ResponseCode.PULL_RETRY_IMMEDIATELY),
+        int(ResponseCode.PULL_OFFSET_MOVED),
+    }
+)
+
+
+class Assigned:
+    """A queue that is ours now. Once `dropped`, what is left of it is nobody's business any more."""
+
+    def __init__(self, queue: MessageQueue, data: SubscriptionData, offset: int) -> None:
+        self.queue = queue
+        self.subscription = data
+        self.window = Window(offset)
+        self.dropped = False
+        self.paused = False
+        self.broker_id = 0
+        self.scope: anyio.CancelScope | None = None
+        self.room: anyio.Event | None = None
+        self.running = 0
+        self.last_pull_ms = 0
+        self.last_consume_ms = 0
+        self.locked_until = 0.0
+        self.last_lock_ms = 0
+        self.max_offset = 0
+        self.waiting: deque[ReceivedMessage] = deque()
+        """In order: pulled, and not yet with the listener."""
+        self.idle: anyio.Event | None = None
+        self._runner: anyio.Event | None = None
+
+    def __repr__(self) -> str:
+        return f"<Assigned {self.queue} at {self.window.next_offset}, {len(self.window)} in work>"
+
+    def wake(self) -> None:
+        """There may be room for the next pull."""
+        if self.room is not None:
+            self.room.set()
+            self.room = None
+
+    def wake_runner(self) -> None:
+        """In order: there is something to do."""
+        if self._runner is not None:
+            self._runner.set()
+            self._runner = None
+
+    async def wait_for_messages(self) -> None:
+        """In order: wait for `wake_runner`."""
+        self._runner = anyio.Event()
+        await self._runner.wait()
+
+
+class Settings(NamedTuple):
+    """What a consumer was told about pulling."""
+
+    batch: int
+    limits: FlowLimits
+    suspend: float
+    persist: float
+    rebalance: float
+
+
+class QueueConsumer(SessionUser):
+    """Base of consumers that pull from queues. Names of topics and groups inside are those on the wire."""
+
+    consume_type = ConsumeType.CONSUME_PASSIVELY
+    takes_retries = True
+    in_order = False
+
+    def __init__(
+        self,
+        where: str | Sequence[str] | Session | None,
+        group: str,
+        topics: Topics = (),
+        *,
+        broadcasting: bool = False,
+        start_from: StartFrom | str = StartFrom.LAST,
+        start_time: datetime | float | None = None,
+        strategy: Strategy = averagely,
+        pull_batch: int = 32,
+        limits: FlowLimits = DEFAULT_LIMITS,
+        suspend_seconds: float = SUSPEND_SECONDS,
+        persist_seconds: float = PERSIST_SECONDS,
+        rebalance_seconds: float = REBALANCE_SECONDS,
+        offset_folder: Path | str | None = None,
+        **options: Unpack[SessionOptions],
+    ) -> None:
+        super().__init__(where, options)
+        wrong = names.validate_group(group)
+        if wrong:
+            raise UsageError(wrong)
+        self.group = group
+        self.broadcasting = broadcasting
+        self._start_from = StartFrom.TIME if start_time is not None else StartFrom(start_from)
+        if self._start_from is StartFrom.TIME and start_time is None:
+            raise UsageError("start_from='time' needs start_time")
+        self._start_ms = 0 if start_time is None else to_ms(start_time)
+        self._strategy = strategy
+        if not 1 <= pull_batch <= 1024:
+            raise UsageError(f"a pull brings 1 to 1024 messages, not {pull_batch}")
+        self._settings = Settings(pull_batch, limits, suspend_seconds, persist_seconds, rebalance_seconds)
+        self._filters = read_topics(topics)
+        self._offset_folder = Path(offset_folder) if offset_folder is not None else Path.home() / ".rocketmq_offsets"
+        self._wire_group = group
+        self._subscriptions: dict[str, SubscriptionData] = {}
+        self._assigned: dict[MessageQueue, Assigned] = {}
+        self._paused: set[MessageQueue] = set()
+        self._offsets: Offsets
+        self._tasks: Tasks
+        self._wake_rebalance = anyio.Event()
+        self._rebalanced = anyio.Event()
+        self._fixed: list[MessageQueue] | None = None
+        self._draining = False
+        self._started_ms = 0
+        self.statistics = running.ConsumeStatistics()
+
+    # --- life --------------------------------------------------------------------------------------------------------
+
+    async def _open(self) -> None:
+        session = self.session
+        self._wire_group = session.wrap(self.group)
+        self._started_ms = session.clock.wall_ms()
+        if self.broadcasting:
+            folder = self._offset_folder / session.client_id.partition("@")[0] / self._wire_group
+            self._offsets = LocalOffsets(folder / "offsets.json")
+        else:
+            self._offsets = RemoteOffsets(session, self._wire_group)
+        self._tasks = Tasks(session.background)
+        for topic, one in self._filters.items():
+            self._add_subscription(topic, one)
+        if self.takes_retries and not self.broadcasting:
+            retry = names.retry_topic(self._wire_group)
+            self._subscriptions[retry] = subscription(retry, Filter())
+        session.add_consumer(self._wire_group, self)
+        await self._fetch_routes()
+        await session.heartbeat_now()
+        await self._check_filters()
+        self._start_tasks()
+        self._tasks.spawn(self._rebalance_forever)
+        self._tasks.spawn(self._persist_forever)
+
+    def _start_tasks(self) -> None:
+        """Start what the kind of consumer needs."""
+
+    async def _fetch_routes(self) -> None:
+        for topic in self._subscriptions:
+            try:
+                await self.session.route(topic)
+            except TopicNotFound:
+                log.debug("topic %s does not exist yet", topic)
+
+    async def _check_filters(self) -> None:
+        """Let a broker judge the filters that only it can read. Raises SubscriptionError for a wrong one."""
+        for data in self._subscriptions.values():
+            if is_tag_type(data.expression_type):
+                continue
+            body = {"clientId": self.session.client_id, "group": self._wire_group, "subscriptionData": data}
+            for address in self.session.routes.broker_addresses(masters_only=True)[:1]:
+                await self.session.call(address, command(RequestCode.CHECK_CLIENT_CONFIG, body=dumps(body)))
+
+    async def _close(self) -> None:
+        if not hasattr(self, "_tasks"):
+            return
+        self._draining = True
+        await self._drain()
+        await self._tasks.stop()
+        self._note_offsets()
+        with anyio.move_on_after(5):
+            await self._offsets.persist()
+            await self._leave()
+            await self.session.remove_consumer(self._wire_group, self)
+        self._assigned.clear()
+
+    async def _drain(self) -> None:
+        """No more pulls; what has begun may end."""
+
+    async def _leave(self) -> None:
+        """Give back what brokers keep for us beside membership."""
+
+    # --- subscriptions -----------------------------------------------------------------------------------------------
+
+    def _add_subscription(self, topic: str, one: Filter) -> None:
+        wire = self.session.wrap(topic)
+        wrong = names.validate_topic(wire)
+        if wrong:
+            raise UsageError(wrong)
+        self._subscriptions[wire] = subscription(wire, one)
+
+    async def subscribe(self, topic: str, filter: Filter | str = "*") -> None:
+        """Take a topic from now on, or take other messages of it."""
+        self._add_subscription(topic, filter if isinstance(filter, Filter) else Filter(filter))
+        await self._fetch_routes()
+        await self.session.heartbeat_now()
+        await self._check_filters()
+        for assigned in list(self._assigned.values()):
+            assigned.subscription = self._subscriptions.get(assigned.queue.topic, assigned.subscription)
+        self._rebalance_soon()
+
+    async def unsubscribe(self, topic: str) -> None:
+        """Take no more messages of a topic."""
+        wire = self.session.wrap(topic)
+        self._subscriptions.pop(wire, None)
+        for assigned in [one for one in self._assigned.values() if one.queue.topic == wire]:
+            await self._drop(assigned)
+        await self.session.heartbeat_now()
+
+    def heartbeat_part(self) -> ConsumerData:
+        """What heartbeats say of it."""
+        return ConsumerData(
+            group_name=self._wire_group,
+            consume_type=self.consume_type,
+            message_model=MessageModel.BROADCASTING if self.broadcasting else MessageModel.CLUSTERING,
+            consume_from_where=self._start_from.wire,
+            subscription_data_set=tuple(self._subscriptions.values()),
+        )
+
+    def routes_changed(self, topics: Collection[str]) -> None:
+        """Some topics have other queues than before."""
+        if any(topic in self._subscriptions for topic in topics):
+            self._rebalance_soon()
+
+    # --- rebalancing -------------------------------------------------------------------------------------------------
+
+    def _rebalance_soon(self) -> None:
+        self._wake_rebalance.set()
+
+    async def _rebalance_forever(self) -> None:
+        while not self._draining:
+            self._wake_rebalance = anyio.Event()
+            balanced = await self._rebalance()
+            if balanced:
+                self._rebalanced.set()
+            with anyio.move_on_after(self._settings.rebalance if balanced else UNBALANCED_SECONDS):
+                await self._wake_rebalance.wait()
+
+    async def _rebalance(self) -> bool:
+        """Take and drop queues so that they are those we should have. False if it has to be tried again soon."""
+        if self._fixed is not None:
+            return await self._balance_topic(None, self._fixed)
+        balanced = True
+        for topic in list(self._subscriptions):
+            try:
+                mine = await self._my_queues(topic)
+            except ClientError as error:
+                log.info("the queues of %s for %s stay as they are: %s", topic, self.group, error)
+                balanced = False
+                continue
+            balanced = await self._balance_topic(topic, mine) and balanced
+        for assigned in list(self._assigned.values()):
+            if assigned.queue.topic not in self._subscriptions:
+                await self._drop(assigned)
+        return balanced
+
+    async def _my_queues(self, topic: str) -> list[MessageQueue]:
+        session = self.session
+        known = session.routes.get(topic)
+        route = await session.route(topic, refresh=known is None or not known.read_queues)
+        queues = sorted(route.read_queues)
+        if self.broadcasting:
+            return queues
+        clients = await self._members_of(route.brokers)
+        return self._strategy(self._wire_group, session.client_id, queues, clients)
+
+    async def _members_of(self, brokers: Iterable[str]) -> list[str]:
+        request = {"consumerGroup": self._wire_group}
+        failure: ClientError = RouteError("no broker knows the topic")
+        for broker_name in brokers:
+            try:
+                reply = await self.session.call_broker(
+                    broker_name, command(RequestCode.GET_CONSUMER_LIST_BY_GROUP, request), any_other=True
+                )
+                members = as_list(read_object(reply.body, "a member list").get("consumerIdList"), as_str)
+            except ProtocolError as error:
+                failure = RouteError(f"the members of {self.group} cannot be read: {error}")
+            except ClientError as error:
+                failure = error
+            else:
+                if self.session.client_id in members:
+                    return sorted(members)
+                # the broker lost us (it was restarted): giving up everything would help nobody
+                await self.session.heartbeat_now()
+                failure = RouteError("the broker does not know us yet")
+        raise failure
+
+    async def _balance_topic(self, topic: str | None, mine: Sequence[MessageQueue]) -> bool:
+        wanted = set(mine)
+        for assigned in list(self._assigned.values()):
+            if (topic is None or assigned.queue.topic == topic) and assigned.queue not in wanted:
+                await self._drop(assigned)
+        balanced = True
+        for queue in mine:
+            if queue not in self._assigned and not self._draining:
+                balanced = await self._take(queue) and balanced
+        return balanced
+
+    async def _take(self, queue: MessageQueue) -> bool:
+        """A queue becomes ours."""
+        data = self._subscriptions.get(queue.topic)
+        if data is None:
+            data = subscription(queue.topic, Filter())
+        try:
+            lock = await self._acquire(queue)
+            if not lock:
+                return False
+            offset = await self._first_offset(queue)
+        except ClientError as error:
+            log.info("%s cannot be taken yet: %s", queue, error)
+            return False
+        if queue in self._assigned:
+            return True
+        assigned = Assigned(queue, data, offset)
+        assigned.locked_until = lock
+        assigned.last_lock_ms = self.session.clock.wall_ms()
+        self._begin(assigned)
+        return True
+
+    async def _acquire(self, queue: MessageQueue) -> float:
+        """Until when we may hold the queue (monotonic seconds); 0 if somebody else has it."""
+        return float("inf")
+
+    def _begin(self, assigned: Assigned) -> None:
+        assigned.paused = assigned.queue in self._paused
+        self._assigned[assigned.queue] = assigned
+        self._on_taken(assigned)
+        assigned.scope = self._tasks.spawn(self._pull_forever, assigned)
+
+    def _on_taken(self, assigned: Assigned) -> None:
+        """A queue was taken."""
+
+    async def _drop(self, assigned: Assigned) -> None:
+        """Give a queue up; what is done of it is stored."""
+        self._end(assigned)
+        self._offsets.update(assigned.queue, assigned.window.commit_offset)
+        await self._offsets.persist([assigned.queue])
+        self._offsets.forget(assigned.queue)
+        await self._on_dropped(assigned)
+
+    def _end(self, assigned: Assigned) -> None:
+        assigned.dropped = True
+        if self._assigned.get(assigned.queue) is assigned:
+            del self._assigned[assigned.queue]
+        if assigned.scope is not None:
+            assigned.scope.cancel()
+
+    async def _on_dropped(self, assigned: Assigned) -> None:
+        """A queue was given up."""
+
+    def _restart(self, assigned: Assigned, offset: int) -> Assigned:
+        """Go on elsewhere in a queue; what was pulled of it is forgotten."""
+        self._end(assigned)
+        self._offsets.update(assigned.queue, offset)
+        fresh = Assigned(assigned.queue, assigned.subscription, offset)
+        fresh.locked_until, fresh.last_lock_ms = assigned.locked_until, assigned.last_lock_ms
+        self._begin(fresh)
+        return fresh
+
+    async def _first_offset(self, queue: MessageQueue) -> int:
+        """Where to begin in a queue (computePullFromWhere). Raises ClientError."""
+        stored = await self._offsets.load(queue)
+        if stored is not None and stored >= 0:
+            return stored
+        if names.is_retry_topic(queue.topic):
+            return 0
+        if self._start_from is StartFrom.FIRST:
+            offset = await self._queue_offset(RequestCode.GET_MIN_OFFSET, queue)
+        elif self._start_from is StartFrom.TIME:
+            offset = await self._queue_offset(RequestCode.SEARCH_OFFSET_BY_TIMESTAMP, queue, self._start_ms)
+        else:
+            offset = await self._queue_offset(RequestCode.GET_MAX_OFFSET, queue)
+        self._offsets.update(queue, offset)
+        return offset
+
+    async def _queue_offset(self, code: int, queue: MessageQueue, timestamp_ms: int | None = None) -> int:
+        ext = {"topic": queue.topic, "queueId": str(queue.queue_id), "bname": queue.broker_name}
+        if timestamp_ms is not None:
+            ext["timestamp"] = str(timestamp_ms)
+        reply = await self.session.call_broker(queue.broker_name, command(code, ext), any_other=True)
+        try:
+            return max(0, int(reply.ext["offset"]))
+        except (KeyError, ValueError) as error:
+            raise BrokerError(ResponseCode.SYSTEM_ERROR, f"no offset in the answer: {error!r}") from None
+
+    # --- pulling -----------------------------------------------------------------------------------------------------
+
+    async def _pull_forever(self, assigned: Assigned) -> None:
+        while not assigned.dropped:
+            await self._wait_for_room(assigned)
+            try:
+                page = await self._pull(assigned)
+            except ClientError as error:
+                await self._after_pull_error(assigned, error)
+                continue
+            except ProtocolError as error:
+                log.error("%s at %d cannot be read: %s", assigned.queue, assigned.window.next_offset, error)
+                await anyio.sleep(ERROR_SECONDS)
+                continue
+            if assigned.dropped:
+                return
+            if page is None:
+                return
+            messages, next_offset = page
+            assigned.window.add(messages, next_offset)
+            if messages:
+                self._deliver(assigned, messages)
+
+    async def _wait_for_room(self, assigned: Assigned) -> None:
+        while assigned.paused or assigned.window.is_full(self._settings.limits) or not self._may_pull(assigned):
+            assigned.room = anyio.Event()
+            await assigned.room.wait()
+
+    def _may_pull(self, assigned: Assigned) -> bool:
+        return True
+
+    async def _pull(self, assigned: Assigned) -> tuple[list[ReceivedMessage], int] | None:
+        """The next messages and where to go on; None if the queue was begun anew elsewhere."""
+        session = self.session
+        queue = assigned.queue
+        data = assigned.subscription
+        settings = self._settings
+        by_tag = is_tag_type(data.expression_type)
+        request = command(
+            RequestCode.PULL_MESSAGE,
+            {
+                "consumerGroup": self._wire_group,
+                "topic": queue.topic,
+                "queueId": str(queue.queue_id),
+                "queueOffset": str(assigned.window.next_offset),
+                "maxMsgNums": str(settings.batch),
+                "sysFlag": str(PULL_SUSPEND | PULL_SUBSCRIPTION if by_tag else PULL_SUSPEND),
+                "commitOffset": "0",
+                "suspendTimeoutMillis": str(round(settings.suspend * 1000)),
+                "subscription": data.sub_string if by_tag else "",
+                "subVersion": str(data.sub_version),
+                "expressionType": data.expression_type,
+                "bname": queue.broker_name,
+            },
+        )
+        address = session.routes.address(queue.broker_name, assigned.broker_id, any_other=True)
+        if address is None:
+            raise RouteError(f"broker {queue.broker_name} has no address")
+        assigned.last_pull_ms = session.clock.wall_ms()
+        begin = session.clock.monotonic()
+        reply = await session.call(address, request, timeout=settings.suspend + 15, accept=PULL_CODES)
+        try:
+            next_offset = int(reply.ext["nextBeginOffset"])
+            assigned.broker_id = int(reply.ext.get("suggestWhichBrokerId") or 0)
+            assigned.max_offset = int(reply.ext.get("maxOffset") or 0)
+        except (KeyError, ValueError) as error:
+            raise BrokerError(reply.code, f"the answer to a pull cannot be read: {error!r}", address) from None
+        if reply.code == ResponseCode.PULL_OFFSET_MOVED:
+            if assigned.dropped:
+                return None
+            log.warning("%s: offset %d becomes %d", queue, assigned.window.next_offset, next_offset)
+            self._restart(assigned, next_offset)
+            return None
+        if reply.code != ResponseCode.SUCCESS:
+            return [], next_offset
+        messages = decode_page(reply.body, queue.broker_name, session.namespace)
+        now = session.clock.monotonic()
+        self.statistics.pulled(queue.topic, len(messages), now - begin, now)
+        if data.tags_set:
+            messages = [one for one in messages if takes(data, one)]
+        if names.is_retry_topic(queue.topic):
+            for one in messages:
+                one.topic = session.unwrap(one.properties.get(m.PROPERTY_RETRY_TOPIC) or one.topic)
+        return messages, next_offset
+
+    async def _after_pull_error(self, assigned: Assigned, error: ClientError) -> None:
+        if assigned.dropped:
+            return
+        if isinstance(error, BrokerError) and error.code == ResponseCode.FLOW_CONTROL:
+            await anyio.sleep(BUSY_SECONDS)
+            return
+        log.info("pulling %s failed: %s", assigned.queue, error)
+        if isinstance(error, SubscriptionError):
+            await self.session.heartbeat_now()
+        elif not isinstance(error, BrokerError) or error.code == ResponseCode.TOPIC_NOT_EXIST:
+            assigned.broker_id = 0
+            await self.session.refresh_routes([assigned.queue.topic])
+        await anyio.sleep(ERROR_SECONDS)
+
+    def _deliver(self, assigned: Assigned, messages: list[ReceivedMessage]) -> None:
+        """Messages were pulled and are in the window. Must not block."""
+        raise NotImplementedError
+
+    # --- offsets -----------------------------------------------------------------------------------------------------
+
+    def _note_offsets(self) -> None:
+        for assigned in self._assigned.values():
+            self._offsets.update(assigned.queue, assigned.window.commit_offset)
+
+    async def _persist_forever(self) -> None:
+        while True:
+            await anyio.sleep(self._settings.persist)
+            self._note_offsets()
+            await self._offsets.persist()
+
+    # --- requests of brokers -----------------------------------------------------------------------------------------
+
+    async def on_server_request(self, connection: Connection, request: Command) -> Command | None:
+        """Members changed (40), offsets are reset (220), somebody asks how we are (221, 307) or tries us (309)."""
+        if request.code == RequestCode.NOTIFY_CONSUMER_IDS_CHANGED:
+            self._rebalance_soon()
+            return None
+        if request.code == RequestCode.RESET_CONSUMER_CLIENT_OFFSET:
+            await self._reset(running.read_reset(request))
+            return None
+        if request.code == RequestCode.GET_CONSUMER_STATUS_FROM_CLIENT:
+            topic = request.ext.get("topic", "")
+            return running.status_reply(request, self._assigned.values(), topic)
+        if request.code == RequestCode.GET_CONSUMER_RUNNING_INFO:
+            return running.info_reply(
+                request,
+                consume_type=self.consume_type,
+                in_order=self.in_order,
+                workers=self._worker_count,
+                started_ms=self._started_ms,
+                name_servers=self.session.name_servers.addresses,
+                assigned=list(self._assigned.values()),
+                subscriptions=list(self._subscriptions.values()),
+                statistics=self.statistics,
+                now=self.session.clock.monotonic(),
+            )
+        if request.code == RequestCode.CONSUME_MESSAGE_DIRECTLY:
+            return await self._consume_directly(request)
+        return request.reply(ResponseCode.REQUEST_CODE_NOT_SUPPORTED, f"code {request.code} is not served here")
+
+    @property
+    def _worker_count(self) -> int:
+        return 1
+
+    async def _consume_directly(self, request: Command) -> Command:
+        return request.reply(ResponseCode.REQUEST_CODE_NOT_SUPPORTED, "this consumer has no listener")
+
+    async def _reset(self, offsets: dict[MessageQueue, int]) -> None:
+        for queue, offset in offsets.items():
+            assigned = self._assigned.get(queue)
+            if assigned is not None:
+                self._restart(assigned, offset)
+        await self._offsets.persist(list(offsets))
+
+    # --- what users may look at and steer ----------------------------------------------------------------------------
+
+    def _shown(self, queue: MessageQueue) -> MessageQueue:
+        return MessageQueue(self.session.unwrap(queue.topic), queue.broker_name, queue.queue_id)
+
+    def _wire(self, queue: MessageQueue) -> MessageQueue:
+        return MessageQueue(self.session.wrap(queue.topic), queue.broker_name, queue.queue_id)
+
+    @property
+    def assignment(self) -> list[MessageQueue]:
+        """The queues that are ours now, retry queues included."""
+        return sorted(map(self._shown, self._assigned))
+
+    async def wait_assigned(self) -> None:
+        """Wait until the first assignment is complete."""
+        await self._rebalanced.wait()
+
+    def pause(self, queues: Iterable[MessageQueue] | None = None) -> None:
+        """Pull no more from some queues, or from all that are ours. They stay ours."""
+        for queue in list(self._assigned) if queues is None else list(map(self._wire, queues)):
+            self._paused.add(queue)
+            if queue in self._assigned:
+                self._assigned[queue].paused = True
+
+    def resume(self, queues: Iterable[MessageQueue] | None = None) -> None:
+        """Pull again."""
+        for queue in list(self._paused) if queues is None else list(map(self._wire, queues)):
+            self._paused.discard(queue)
+            if queue in self._assigned:
+                self._assigned[queue].paused = False
+                self._assigned[queue].wake()

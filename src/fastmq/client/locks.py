@@ -1,0 +1,102 @@
+"""Locks of queues for consumption in order (RocketMQ's RebalanceImpl.lock, ConsumeMessageOrderlyService)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from typing import Final
+
+import anyio
+
+from fastmq.client.consuming import Assigned
+from fastmq.client.errors import ClientError
+from fastmq.client.session import Session, command
+from fastmq.errors import ProtocolError
+from fastmq.protocol.bodies import LockBatchBody, LockBatchResponseBody, dumps
+from fastmq.protocol.bodies.config import MessageQueue
+from fastmq.protocol.codes import RequestCode
+from fastmq.protocol.command import Command
+
+log = logging.getLogger("fastmq.client")
+
+LOCK_SECONDS: Final = 30.0  # how long we believe in a lock; brokers keep it for 60
+RENEW_SECONDS: Final = 20.0
+RETRY_SECONDS: Final = 3.0
+
+
+class QueueLocks:
+    """The locks of one consumer. A lock is held while `assigned.locked_until` lies ahead."""
+
+    def __init__(self, session: Session, group: str, assigned: Mapping[MessageQueue, Assigned]) -> None:
+        self._session = session
+        self._group = group
+        self._assigned = assigned
+
+    def holds(self, assigned: Assigned) -> bool:
+        """Whether we may consume the queue now."""
+        return assigned.locked_until > self._session.clock.monotonic()
+
+    async def acquire(self, queue: MessageQueue) -> float:
+        """Until when we hold a queue; 0 if somebody else has it. Raises ClientError."""
+        begin = self._session.clock.monotonic()
+        granted = await self._ask(queue.broker_name, [queue])
+        return begin + LOCK_SECONDS if queue in granted else 0.0
+
+    async def _ask(self, broker_name: str, queues: Collection[MessageQueue]) -> Collection[MessageQueue]:
+        reply = await self._session.call_broker(broker_name, self._request(RequestCode.LOCK_BATCH_MQ, queues))
+        try:
+            return LockBatchResponseBody.from_json(reply.body).lock_ok_mq_set
+        except ProtocolError as error:
+            raise ClientError(f"the answer to a lock cannot be read: {error}") from error
+
+    def _request(self, code: int, queues: Collection[MessageQueue]) -> Command:
+        body = LockBatchBody(
+            consumer_group=self._group, client_id=self._session.client_id, mq_set=tuple(sorted(queues))
+        )
+        return command(code, body=dumps(body))
+
+    async def renew(self) -> None:
+        """Ask again for all queues that are ours. A broker that does not answer changes nothing: locks run out."""
+        by_broker: dict[str, list[Assigned]] = {}
+        for assigned in self._assigned.values():
+            by_broker.setdefault(assigned.queue.broker_name, []).append(assigned)
+        for broker_name, ours in by_broker.items():
+            begin = self._session.clock.monotonic()
+            try:
+                granted = await self._ask(broker_name, [one.queue for one in ours])
+            except ClientError as error:
+                log.info("the locks at %s are not renewed: %s", broker_name, error)
+                continue
+            for one in ours:
+                one.locked_until = begin + LOCK_SECONDS if one.queue in granted else 0.0
+                one.last_lock_ms = self._session.clock.wall_ms()
+                if one.queue in granted:
+                    one.wake_runner()
+
+    async def renew_forever(self) -> None:
+        """Keep the locks."""
+        while True:
+            lost = any(not self.holds(one) for one in self._assigned.values())
+            await anyio.sleep(RETRY_SECONDS if lost else RENEW_SECONDS)
+            await self.renew()
+
+    async def wait_for_lock(self, assigned: Assigned) -> None:
+        """Wait until we hold the lock again, or the queue is given up."""
+        while not assigned.dropped and not self.holds(assigned):
+            with anyio.move_on_after(RETRY_SECONDS):
+                await assigned.wait_for_messages()
+            if not assigned.dropped and not self.holds(assigned):
+                with suppress(ClientError):
+                    assigned.locked_until = await self.acquire(assigned.queue)
+
+    async def release(self, queues: Collection[MessageQueue]) -> None:
+        """Give locks back. What cannot be told runs out by itself."""
+        by_broker: dict[str, list[MessageQueue]] = {}
+        for queue in queues:
+            by_broker.setdefault(queue.broker_name, []).append(queue)
+        for broker_name, ours in by_broker.items():
+            with suppress(ClientError):
+                await self._session.call_broker(
+                    broker_name, self._request(RequestCode.UNLOCK_BATCH_MQ, ours), timeout=1.0
+                )

@@ -1,0 +1,356 @@
+"""PushConsumer: a listener gets the messages, many at a time or queue by queue in order.
+
+What the listener raises (or False, which it returns) means "later": the broker brings the message again after a while
+that grows, and after `max_retries` puts it aside for good (`%DLQ%group`). In order, the queue waits instead.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, Unpack
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+
+from fastmq.client.consuming import Assigned, QueueConsumer
+from fastmq.client.errors import ClientError
+from fastmq.client.locks import QueueLocks
+from fastmq.client.messages import ReceivedMessage
+from fastmq.client.options import ConsumerOptions
+from fastmq.client.session import Session, command
+from fastmq.client.subscriptions import Topics
+from fastmq.errors import UsageError
+from fastmq.protocol import message as m
+from fastmq.protocol import names
+from fastmq.protocol.bodies import CMResult, dumps
+from fastmq.protocol.bodies.config import MessageQueue
+from fastmq.protocol.codes import RequestCode, ResponseCode
+from fastmq.protocol.command import Command
+
+log = logging.getLogger("fastmq.client")
+
+WORKERS: Final = 20
+MAX_RETRIES: Final = 16
+CONSUME_SECONDS: Final = 15 * 60.0
+DRAIN_SECONDS: Final = 10.0
+ORDERLY_PAUSE_SECONDS: Final = 1.0
+SEND_BACK_SECONDS: Final = 5.0
+YIELD_EVERY: Final = 32  # listener calls of one worker between two turns of the event loop
+
+Listener = Callable[[ReceivedMessage], Any] | Callable[[list[ReceivedMessage]], Any]
+
+
+class RetryLater(Exception):
+    """For listeners: bring the message again. `delay_level` 1 to 18 says when, 0 leaves it to the broker, -1 gives the
+    message up at once (it goes to the dead letters).
+    """
+
+    def __init__(self, delay_level: int = 0) -> None:
+        super().__init__(f"later, delay level {delay_level}")
+        self.delay_level = delay_level
+
+
+class PushConsumer(QueueConsumer):
+    """Calls `listener` with each message, or with lists of up to `batch` messages.
+
+    An async listener runs in the event loop, up to `workers` at a time; a plain function in a thread, as many threads
+    at a time. `orderly`: one message of a queue at a time, in order, and no other member of the group has the queue
+    meanwhile. An async listener that runs longer than `consume_seconds` is cancelled, and the message comes again.
+
+    Use it inside `async with`; on leaving, listeners that run may end for up to `drain_seconds`, and what they did is
+    stored.
+    """
+
+    def __init__(
+        self,
+        where: str | Sequence[str] | Session | None,
+        group: str,
+        listener: Listener,
+        topics: Topics = (),
+        *,
+        orderly: bool = False,
+        workers: int = WORKERS,
+        batch: int = 1,
+        max_retries: int | None = None,
+        consume_seconds: float = CONSUME_SECONDS,
+        drain_seconds: float = DRAIN_SECONDS,
+        orderly_pause_seconds: float = ORDERLY_PAUSE_SECONDS,
+        **options: Unpack[ConsumerOptions],
+    ) -> None:
+        super().__init__(where, group, topics, **options)
+        if workers < 1 or batch < 1:
+            raise UsageError("workers and batch are at least 1")
+        self.in_order = orderly
+        self._listener = listener
+        self._is_async = inspect.iscoroutinefunction(listener) or inspect.iscoroutinefunction(
+            getattr(listener, "__call__", None)  # noqa: B004  (the method itself, not whether there is one)
+        )
+        self._workers = workers
+        self._batch = batch
+        self._max_retries = max_retries
+        self._consume_seconds = consume_seconds
+        self._drain_seconds = drain_seconds
+        self._pause_seconds = orderly_pause_seconds
+        self._ready: deque[tuple[Assigned, list[ReceivedMessage]]] = deque()
+        self._parked: list[anyio.Event] = []
+        self._running = 0
+        self._drained: anyio.Event | None = None
+        self._limiter: anyio.CapacityLimiter
+        self._slots: anyio.Semaphore
+        self._locks: QueueLocks | None = None
+
+    # --- life --------------------------------------------------------------------------------------------------------
+
+    def _start_tasks(self) -> None:
+        self._limiter = anyio.CapacityLimiter(self._workers)
+        self._slots = anyio.Semaphore(self._workers)
+        if self.in_order:
+            if not self.broadcasting:
+                self._locks = QueueLocks(self.session, self._wire_group, self._assigned)
+                self._tasks.spawn(self._locks.renew_forever)
+        else:
+            for _ in range(self._workers):
+                self._tasks.spawn(self._work)
+
+    async def _drain(self) -> None:
+        for assigned in self._assigned.values():
+            if assigned.scope is not None:
+                assigned.scope.cancel()
+        self._ready.clear()
+        with anyio.move_on_after(self._drain_seconds) as scope:
+            while self._running:
+                self._drained = anyio.Event()
+                await self._drained.wait()
+        if scope.cancelled_caught:
+            log.warning("%d listeners of %s did not end in time and are cancelled", self._running, self.group)
+
+    async def _leave(self) -> None:
+        if self._locks is not None:
+            await self._locks.release(list(self._assigned))
+
+    @property
+    def _worker_count(self) -> int:
+        return self._workers
+
+    # --- concurrently ------------------------------------------------------------------------------------------------
+
+    def _deliver(self, assigned: Assigned, messages: list[ReceivedMessage]) -> None:
+        if self.in_order:
+            assigned.waiting.extend(messages)
+            assigned.wake_runner()
+            return
+        size = self._batch
+        for start in range(0, len(messages), size):
+            self._ready.append((assigned, messages[start : start + size]))
+        for _ in range(min(len(self._parked), len(self._ready))):
+            self._parked.pop().set()
+
+    async def _work(self) -> None:
+        ready = self._ready
+        calls = 0
+        while True:
+            while ready and not self._draining:
+                assigned, messages = ready.popleft()
+                if assigned.dropped:
+                    continue
+                await self._consume(assigned, messages)
+                calls += 1
+                if calls % YIELD_EVERY == 0:
+                    await anyio.lowlevel.checkpoint()
+            event = anyio.Event()
+            self._parked.append(event)
+            await event.wait()
+
+    async def _consume(self, assigned: Assigned, messages: list[ReceivedMessage]) -> None:
+        failure = await self._call(assigned, messages)
+        if assigned.dropped:
+            return
+        if failure is not None and not self.broadcasting:
+            kept = await self._send_back_all(assigned, messages, failure)
+            if kept:
+                self._tasks.spawn(self._again, assigned, kept)
+                messages = [one for one in messages if one not in kept]
+        window = assigned.window
+        for message in messages:
+            window.done(message.queue_offset)
+        assigned.wake()
+
+    async def _call(self, assigned: Assigned, messages: list[ReceivedMessage]) -> BaseException | None:
+        """Call the listener; what went wrong, or None."""
+        clock = self.session.clock
+        begin = clock.monotonic()
+        assigned.last_consume_ms = clock.wall_ms()
+        argument: Any = messages if self._batch > 1 else messages[0]
+        listener: Callable[[Any], Any] = self._listener
+        failure: BaseException | None = None
+        self._running += 1
+        try:
+            if self._is_async:
+                with anyio.fail_after(self._consume_seconds):
+                    outcome = await listener(argument)
+            else:
+                outcome = await anyio.to_thread.run_sync(listener, argument, limiter=self._limiter)
+                if isinstance(outcome, Awaitable):
+                    outcome = await outcome
+            if outcome is False:
+                failure = RetryLater()
+        except Exception as error:
+            failure = error
+            if not isinstance(error, RetryLater):
+                log.warning("the listener of %s failed with %r", self.group, messages[0], exc_info=error)
+        finally:
+            self._running -= 1
+            if not self._running and self._drained is not None:
+                self._drained.set()
+        now = clock.monotonic()
+        self.statistics.consumed(assigned.queue.topic, failure is None, now - begin, now, len(messages))
+        return failure
+
+    # --- again -------------------------------------------------------------------------------------------------------
+
+    async def _send_back_all(
+        self, assigned: Assigned, messages: Sequence[ReceivedMessage], failure: BaseException
+    ) -> list[ReceivedMessage]:
+        """Give messages back to the broker; those it did not take."""
+        level = failure.delay_level if isinstance(failure, RetryLater) else 0
+        kept: list[ReceivedMessage] = []
+        for message in messages:
+            try:
+                await self._send_back(message, level)
+            except ClientError as error:
+                log.warning("%r cannot be sent back, it is tried again here: %s", message, error)
+                kept.append(message)
+        return kept
+
+    async def _send_back(self, message: ReceivedMessage, level: int) -> None:
+        session = self.session
+        await session.call_broker(
+            message.queue.broker_name,
+            command(
+                RequestCode.CONSUMER_SEND_MSG_BACK,
+                {
+                    "offset": str(message.log_offset),
+                    "group": self._wire_group,
+                    "delayLevel": str(level),
+                    "originMsgId": message.message_id,
+                    "originTopic": session.wrap(message.topic),
+                    "unitMode": "false",
+                    "maxReconsumeTimes": str(MAX_RETRIES if self._max_retries is None else self._max_retries),
+                    "bname": message.queue.broker_name,
+                },
+            ),
+            timeout=SEND_BACK_SECONDS,
+        )
+
+    async def _again(self, assigned: Assigned, messages: list[ReceivedMessage]) -> None:
+        await anyio.sleep(SEND_BACK_SECONDS)
+        if not assigned.dropped:
+            self._deliver(assigned, messages)
+
+    # --- in order ----------------------------------------------------------------------------------------------------
+
+    async def _acquire(self, queue: MessageQueue) -> float:
+        if self._locks is None:
+            return float("inf")
+        return await self._locks.acquire(queue)
+
+    def _on_taken(self, assigned: Assigned) -> None:
+        if self.in_order:
+            self._tasks.spawn(self._run_in_order, assigned)
+
+    async def _on_dropped(self, assigned: Assigned) -> None:
+        if not self.in_order:
+            return
+        assigned.wake_runner()
+        # the next owner must not begin before our listener has ended
+        while assigned.running:
+            assigned.idle = anyio.Event()
+            await assigned.idle.wait()
+        if self._locks is not None:
+            await self._locks.release([assigned.queue])
+
+    async def _run_in_order(self, assigned: Assigned) -> None:
+        """Consume one queue, one call at a time, while we hold its lock."""
+        waiting = assigned.waiting
+        while not assigned.dropped:
+            if not waiting:
+                await assigned.wait_for_messages()
+                continue
+            if self._locks is not None and not self._locks.holds(assigned):
+                await self._locks.wait_for_lock(assigned)
+                continue
+            messages = [waiting.popleft() for _ in range(min(self._batch, len(waiting)))]
+            await self._consume_in_order(assigned, messages)
+
+    async def _consume_in_order(self, assigned: Assigned, messages: list[ReceivedMessage]) -> None:
+        tries = 0
+        while not assigned.dropped and not self._draining:
+            async with self._slots:
+                assigned.running += 1
+                try:
+                    failure = await self._call(assigned, messages)
+                finally:
+                    assigned.running -= 1
+                    if assigned.idle is not None:
+                        assigned.idle.set()
+            if assigned.dropped:
+                # nobody else can have it before we unlock, but where it goes on is stored already
+                return
+            if failure is None or self.broadcasting:
+                break
+            tries += 1
+            for message in messages:
+                message.reconsume_times += 1
+            limit = self._max_retries
+            gives_up = isinstance(failure, RetryLater) and failure.delay_level < 0
+            if (gives_up or (limit is not None and tries > limit)) and not await self._bury(messages):
+                break
+            await anyio.sleep(self._pause_seconds)
+            if self._locks is not None and not self._locks.holds(assigned):
+                await self._locks.wait_for_lock(assigned)
+        else:
+            return
+        for message in messages:
+            assigned.window.done(message.queue_offset)
+        assigned.wake()
+
+    async def _bury(self, messages: list[ReceivedMessage]) -> list[ReceivedMessage]:
+        """Put messages aside for good; those the broker did not take."""
+        kept: list[ReceivedMessage] = []
+        for message in messages:
+            try:
+                await self._send_back(message, -1)
+            except ClientError as error:
+                log.warning("%r cannot be given up, it is tried again: %s", message, error)
+                kept.append(message)
+        return kept
+
+    # --- on request --------------------------------------------------------------------------------------------------
+
+    async def _consume_directly(self, request: Command) -> Command:
+        """Consume one message because an administrator asks (309)."""
+        message = ReceivedMessage.from_stored(
+            m.decode_message(request.body)[0], request.ext.get("brokerName", ""), self.session.namespace
+        )
+        if names.is_retry_topic(message.stored_topic):
+            message.topic = self.session.unwrap(message.properties.get(m.PROPERTY_RETRY_TOPIC) or message.topic)
+        begin = self.session.clock.monotonic()
+        assigned = Assigned(message.queue, next(iter(self._subscriptions.values())), message.queue_offset)
+        failure = await self._call(assigned, [message])
+        result = CMResult.CR_SUCCESS
+        if isinstance(failure, RetryLater):
+            result = CMResult.CR_LATER
+        elif failure is not None:
+            result = CMResult.CR_THROW_EXCEPTION
+        body = {
+            "autoCommit": True,
+            "consumeResult": result,
+            "order": self.in_order,
+            "remark": None if failure is None else repr(failure),
+            "spentTimeMills": round((self.session.clock.monotonic() - begin) * 1000),
+        }
+        return request.reply(ResponseCode.SUCCESS, body=dumps(body))
