@@ -38,9 +38,13 @@ class Background:
         self._group = group
 
     def spawn(self, call: Callable[..., Awaitable[object]], *args: object) -> anyio.CancelScope:
-        """Start a task; the scope that is returned cancels it."""
-        assert self._group is not None, "the object is not open"
+        """Start a task; the scope that is returned cancels it. Starts nothing once `close` was called: who is being
+        cancelled may still come here.
+        """
         scope = anyio.CancelScope(shield=True)
+        if self._group is None:
+            scope.cancel()
+            return scope
         self._scopes.add(scope)
         self._group.start_soon(self._run, scope, call, args)
         return scope
@@ -87,13 +91,17 @@ class Tasks:
         self._background = background
         self._scopes: set[anyio.CancelScope] = set()
         self._idle: anyio.Event | None = None
+        self._stopping = False
 
     def __len__(self) -> int:
         return len(self._scopes)
 
     def spawn(self, call: Callable[..., Awaitable[object]], *args: object) -> anyio.CancelScope:
-        """Start a task; the scope that is returned cancels it."""
+        """Start a task; the scope that is returned cancels it. Starts nothing once `stop` was called."""
         inner = anyio.CancelScope()
+        if self._stopping or not self._background.is_open:
+            inner.cancel()
+            return inner
         self._scopes.add(inner)
         self._background.spawn(self._run, inner, call, args)
         return inner
@@ -112,6 +120,7 @@ class Tasks:
 
     async def stop(self) -> None:
         """End all of them and wait until they have ended. Must not be called by one of them."""
+        self._stopping = True
         while self._scopes:
             for scope in list(self._scopes):
                 scope.cancel()

@@ -1,0 +1,437 @@
+"""What the client can do, on asyncio, on trio and without await, against fastmq and against Apache RocketMQ 5.3.3."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+import fastmq
+from client.faces import PATIENCE, Face, Place, until
+
+
+async def collect(consumer: Any, count: int) -> list[fastmq.ReceivedMessage]:
+    """The next messages of a consumer."""
+    messages: list[fastmq.ReceivedMessage] = []
+    with anyio.fail_after(PATIENCE):
+        while len(messages) < count:
+            messages += await consumer.poll(count - len(messages), timeout=5)
+    return messages
+
+
+class Seen:
+    """What a listener got, and waiting for it."""
+
+    def __init__(self, count: int) -> None:
+        self.messages: list[fastmq.ReceivedMessage] = []
+        self.count = count
+        self._all = anyio.Event()
+
+    async def listen(self, message: fastmq.ReceivedMessage) -> None:
+        self.messages.append(message)
+        if len(self.messages) >= self.count:
+            self._all.set()
+
+    async def wait(self) -> None:
+        with anyio.fail_after(PATIENCE):
+            await self._all.wait()
+
+    @property
+    def texts(self) -> list[str]:
+        return [message.text for message in self.messages]
+
+
+def test_send_and_receive(face: Face, place: Place) -> None:
+    async def scenario(f: Any) -> None:
+        async with f.Producer(place.namesrv) as producer:
+            message = fastmq.Message(
+                place.name, "Grüße 消息 🚀", tag="ä", keys=["k1", "k2"], properties={"größe": "☃"}, flag=7
+            )
+            sent = await producer.send(message)
+            assert sent.status is fastmq.SendStatus.SEND_OK
+            assert sent.queue.topic == place.name
+            plain = await producer.send(place.name, b"\x00\xff", tag="t")
+            async with f.Consumer(place.namesrv, place.group(), place.name, start_from="first") as consumer:
+                got = {one.message_id: one for one in await collect(consumer, 2)}
+        one = got[sent.message_id]
+        assert (one.text, one.tag, one.keys, one.flag) == ("Grüße 消息 🚀", "ä", ["k1", "k2"], 7)
+        assert one.properties["größe"] == "☃"
+        assert (one.topic, one.queue, one.queue_offset) == (place.name, sent.queue, sent.queue_offset)
+        assert one.offset_id == sent.offset_id
+        assert one.born_host[0] == "127.0.0.1"
+        assert got[plain.message_id].body == b"\x00\xff"
+
+    face.run(scenario)
+
+
+def test_pipelined_sends_keep_their_order(face: Face, place: Place) -> None:
+    async def scenario(f: Any) -> None:
+        async with f.Producer(place.namesrv) as producer:
+            # the first is sent before route and connection are there
+            receipts = [
+                await producer.send_async(fastmq.Message(place.name, str(number), sharding_key=f"k{number % 3}"))
+                for number in range(300)
+            ]
+            results = [await receipt for receipt in receipts]
+            await producer.flush()
+        assert len({result.message_id for result in results}) == 300
+        async with f.Consumer(place.namesrv, place.group(), place.name, start_from="first") as consumer:
+            by_key = defaultdict(list)
+            for message in await collect(consumer, 300):
+                by_key[message.sharding_key].append(int(message.text))
+        assert by_key == {f"k{key}": list(range(key, 300, 3)) for key in range(3)}
+
+    face.run(scenario)
+
+
+def test_batch(face: Face, place: Place) -> None:
+    async def scenario(f: Any) -> None:
+        async with f.Producer(place.namesrv) as producer:
+            messages = [fastmq.Message(place.name, f"b{number}", tag="t", keys="k") for number in range(20)]
+            sent = await producer.send_batch(messages)
+            assert len(sent.message_id.split(",")) == 20
+            with pytest.raises(fastmq.UsageError):
+                await producer.send_batch([messages[0], fastmq.Message("other", b"x")])
+        async with f.Consumer(place.namesrv, place.group(), place.name, start_from="first") as consumer:
+            got = await collect(consumer, 20)
+        assert [one.text for one in got] == [f"b{number}" for number in range(20)]
+        assert [one.message_id for one in got] == sent.message_id.split(",")
+        assert {one.tag for one in got} == {"t"}
+
+    face.run(scenario)
+
+
+def test_compression(face: Face, place: Place) -> None:
+    async def scenario(f: Any) -> None:
+        body = b"0123456789" * 2000
+        for kind in fastmq.Compression:
+            async with f.Producer(place.namesrv, compression=kind) as producer:
+                await producer.send(place.name, body, tag=str(kind))
+        async with f.Consumer(place.namesrv, place.group(), place.name, start_from="first") as consumer:
+            got = await collect(consumer, len(fastmq.Compression))
+        sizes = {one.tag: one.stored_size for one in got}
+        assert all(one.body == body for one in got)
+        assert all((size < 5000) == (tag != "none") for tag, size in sizes.items())
+
+    face.run(scenario)
+
+
+def test_a_listener_gets_messages_and_failures_come_again(face: Face, place: Place) -> None:
+    async def scenario(f: Any) -> None:
+        seen = Seen(11)
+
+        async def listen(message: fastmq.ReceivedMessage) -> None:
+            await seen.listen(message)
+            if message.text == "m3" and message.reconsume_times == 0:
+                raise ValueError("on purpose")
+
+        async with f.Producer(place.namesrv) as producer:
+            for number in range(10):
+                await producer.send(place.name, f"m{number}")
+            async with f.PushConsumer(
+                place.namesrv, place.group(), face.listener(listen), place.name, start_from="first"
+            ):
+                await seen.wait()
+        assert sorted(set(seen.texts)) == [f"m{number}" for number in range(10)]
+        again = seen.messages[-1]
+        assert (again.text, again.reconsume_times, again.topic) == ("m3", 1, place.name)
+
+    face.run(scenario)
+
+
+def test_dead_letters(face: Face, place: Place) -> None:
+    async def scenario(f: Any) -> None:
+        seen = Seen(1)
+
+        async def listen(message: fastmq.ReceivedMessage) -> None:
+            raise fastmq.RetryLater(-1)
+
+        group = place.group()
+        async with f.Producer(place.namesrv) as producer:
+            await producer.send(place.name, "lost cause")
+        async with (
+            f.PushConsumer(place.namesrv, group, face.listener(listen), place.name, start_from="first"),
+            f.PushConsumer(
+                place.namesrv, place.group("h"), face.listener(seen.listen), f"%DLQ%{group}", start_from="first"
+            ),
+        ):
+            await seen.wait()
+        assert seen.texts == ["lost cause"]
+
+    face.run(scenario)
+
+
+def test_in_order(face: Face, place: Place) -> None:
+    async def scenario(f: Any) -> None:
+        seen = Seen(61)
+        running: set[int] = set()
+
+        async def listen(message: fastmq.ReceivedMessage) -> None:
+            queue = message.queue.queue_id
+            assert queue not in running
+            running.add(queue)
+            await anyio.lowlevel.checkpoint()
+            running.discard(queue)
+            await seen.listen(message)
+            if message.text == "7" and message.reconsume_times == 0:
+                raise ValueError("on purpose")
+
+        async with f.Producer(place.namesrv) as producer:
+            for number in range(60):
+                await producer.send(fastmq.Message(place.name, str(number), sharding_key=str(number % 5)))
+        async with f.PushConsumer(
+            place.namesrv,
+            place.group(),
+            face.listener(listen),
+            place.name,
+            start_from="first",
+            orderly=True,
+            orderly_pause_seconds=0.1,
+        ):
+            await seen.wait()
+        by_key = defaultdict(list)
+        for message in seen.messages:
+            by_key[message.sharding_key].append(int(message.text))
+        expected = {str(key): list(range(key, 60, 5)) for key in range(5)}
+        expected["2"].insert(1, 7)
+        assert by_key == expected
+
+    face.run(scenario)
+
+
+def test_tags_choose(face: Face, place: Place) -> None:
+    async def scenario(f: Any) -> None:
+        async with f.Producer(place.namesrv) as producer:
+            for number in range(12):
+                # two tags with the same hash: the broker cannot tell them apart
+                await producer.send(place.name, str(number), tag=["Aa", "BB", "c"][number % 3])
+        topics = {place.name: "Aa || d"}
+        async with f.Consumer(place.namesrv, place.group(), topics, start_from="first") as consumer:
+            got = await collect(consumer, 4)
+            assert await consumer.poll(timeout=0) == []
+        assert {one.tag for one in got} == {"Aa"}
+
+    face.run(scenario)
+
+
+def test_offsets_are_kept(face: Face, place: Place) -> None:
+    async def scenario(f: Any) -> None:
+        group = place.group()
+        async with f.Producer(place.namesrv) as producer:
+            queue = (await producer.queues(place.name))[0]
+            for number in range(10):
+                await producer.send(fastmq.Message(place.name, str(number)), queue=queue)
+        options = {"auto_commit": False, "start_from": "first"}
+        async with f.Consumer(place.namesrv, group, place.name, **options) as consumer:
+            got = await collect(consumer, 10)
+            await consumer.commit(got[3])
+            assert await consumer.committed(queue) == 4
+        async with f.Consumer(place.namesrv, group, place.name, **options) as consumer:
+            assert [one.text for one in await collect(consumer, 6)] == [str(number) for number in range(4, 10)]
+            await consumer.commit()
+        async with f.Consumer(place.namesrv, group, place.name) as consumer:
+            await consumer.wait_assigned()
+            assert await consumer.poll(timeout=0.2) == []
+
+    face.run(scenario)
+
+
+def test_a_message_is_done_when_the_next_is_asked_for(face: Face, place: Place) -> None:
+    async def scenario(f: Any) -> None:
+        async with f.Producer(place.namesrv) as producer:
+            queue = (await producer.queues(place.name))[0]
+            for number in range(5):
+                await producer.send(fastmq.Message(place.name, str(number)), queue=queue)
+        texts = []
+        for _ in range(2):
+            async with f.Consumer(place.namesrv, place.group(), place.name, start_from="first") as consumer:
+                with anyio.fail_after(PATIENCE):
+                    async for message in consumer:
+                        texts.append(message.text)
+                        if len(texts) in (3, 6):
+                            break
+        assert texts == ["0", "1", "2", "2", "3", "4"]
+
+    face.run(scenario)
+
+
+def test_seek_and_pause(face: Face, place: Place) -> None:
+    async def scenario(f: Any) -> None:
+        async with f.Producer(place.namesrv) as producer:
+            queue = (await producer.queues(place.name))[0]
+            for number in range(5):
+                await producer.send(fastmq.Message(place.name, str(number)), queue=queue)
+            await anyio.sleep(0.02)  # times of storage are whole milliseconds
+            middle = time.time()
+            await anyio.sleep(0.02)
+            for number in range(5, 8):
+                await producer.send(fastmq.Message(place.name, str(number)), queue=queue)
+            async with f.Consumer(place.namesrv, place.group(), place.name, start_from="first") as consumer:
+                assert len(await collect(consumer, 8)) == 8
+                await face.value(consumer.seek(queue, 6))
+                assert [one.text for one in await collect(consumer, 2)] == ["6", "7"]
+                await consumer.seek_to_time(middle)
+                assert [one.text for one in await collect(consumer, 3)] == ["5", "6", "7"]
+                await consumer.seek_to_begin()
+                assert [one.text for one in await collect(consumer, 8)] == [str(number) for number in range(8)]
+                await consumer.seek_to_end()
+                await face.value(consumer.pause())
+                await producer.send(fastmq.Message(place.name, "8"), queue=queue)
+                await face.value(consumer.resume())
+                assert [one.text for one in await collect(consumer, 1)] == ["8"]
+
+    face.run(scenario)
+
+
+def test_broadcasting(face: Face, place: Place, tmp_path: Path) -> None:
+    async def scenario(f: Any) -> None:
+        first, second = Seen(5), Seen(5)
+        options = {"broadcasting": True, "start_from": "first"}
+        async with f.Producer(place.namesrv) as producer:
+            for number in range(5):
+                await producer.send(place.name, str(number))
+            async with (
+                f.PushConsumer(
+                    place.namesrv, place.group(), face.listener(first.listen), place.name,
+                    offset_folder=tmp_path / "1", **options,
+                ),
+                f.PushConsumer(
+                    place.namesrv, place.group(), face.listener(second.listen), place.name,
+                    offset_folder=tmp_path / "2", **options,
+                ),
+            ):  # fmt: skip
+                await first.wait()
+                await second.wait()
+            assert sorted(first.texts) == sorted(second.texts) == [str(number) for number in range(5)]
+            await producer.send(place.name, "after")
+            third = Seen(1)
+            async with f.PushConsumer(
+                place.namesrv, place.group(), face.listener(third.listen), place.name, offset_folder=tmp_path / "1",
+                **options,
+            ):  # fmt: skip
+                await third.wait()
+            assert third.texts == ["after"], "the offsets of the file are taken up"
+
+    face.run(scenario)
+
+
+def test_members_share_the_queues(face: Face, place: Place) -> None:
+    async def scenario(f: Any) -> None:
+        async with f.Producer(place.namesrv) as producer:
+            all_queues = await producer.queues(place.name)
+            await producer.send(place.name, "x")
+        async with f.Consumer(place.namesrv, place.group(), place.name) as one:
+
+            async def one_has_all() -> bool:
+                return len(await face.value(one.assignment)) == len(all_queues)
+
+            await until(one_has_all, "the only member has all queues")
+            async with f.Consumer(place.namesrv, place.group(), place.name) as other:
+
+                async def shared() -> bool:
+                    mine, others = await face.value(one.assignment), await face.value(other.assignment)
+                    return len(mine) == len(others) and sorted(mine + others) == sorted(all_queues)
+
+                await until(shared, "two members share the queues")
+            await until(one_has_all, "the one that is left has all queues again")
+
+    face.run(scenario)
+
+
+def test_request_and_reply(face: Face, place: Place) -> None:
+    async def scenario(f: Any) -> None:
+        async with f.Producer(place.namesrv) as producer, f.Producer(place.namesrv, "replier") as replier:
+            # the topic exists before the consumer asks for it
+            await producer.send(place.name, "first")
+
+            async def listen(message: fastmq.ReceivedMessage) -> None:
+                if message.text != "first":
+                    await replier.reply(message, f"re: {message.text}")
+
+            async with f.PushConsumer(
+                place.namesrv, place.group(), face.listener(listen), place.name, start_from="first"
+            ):
+                for number in range(3):
+                    answer = await producer.request(fastmq.Message(place.name, f"q{number}"), timeout=PATIENCE)
+                    assert answer.text == f"re: q{number}"
+            with pytest.raises(fastmq.RequestReplyTimeout):
+                await producer.request(fastmq.Message(place.name, "nobody"), timeout=0.3)
+
+    face.run(scenario)
+
+
+def test_what_has_begun_ends_before_the_consumer_is_closed(face: Face, place: Place) -> None:
+    async def scenario(f: Any) -> None:
+        begun, may_end = anyio.Event(), anyio.Event()
+        ended: list[str] = []
+
+        async def listen(message: fastmq.ReceivedMessage) -> None:
+            begun.set()
+            await may_end.wait()
+            ended.append(message.text)
+
+        async with f.Producer(place.namesrv) as producer:
+            await producer.send(place.name, "slow")
+        async with (
+            anyio.create_task_group() as tasks,
+            f.PushConsumer(place.namesrv, place.group(), face.listener(listen), place.name, start_from="first"),
+        ):
+            with anyio.fail_after(PATIENCE):
+                await begun.wait()
+            tasks.start_soon(_set_soon, may_end)
+        assert ended == ["slow"]
+        async with f.Consumer(place.namesrv, place.group(), place.name, start_from="first") as consumer:
+            await consumer.wait_assigned()
+            assert await consumer.poll(timeout=0.2) == [], "its offset is stored"
+
+    face.run(scenario)
+
+
+async def _set_soon(event: anyio.Event) -> None:
+    await anyio.sleep(0.1)
+    event.set()
+
+
+def test_delay_levels(face: Face, place: Place) -> None:
+    async def scenario(f: Any) -> None:
+        async with f.Producer(place.namesrv) as producer:
+            begin = time.time()
+            await producer.send(fastmq.Message(place.name, "later", delay_level=2))
+            await producer.send(fastmq.Message(place.name, "now"))
+        async with f.Consumer(place.namesrv, place.group(), place.name, start_from="first") as consumer:
+            got = await collect(consumer, 2)
+        assert [one.text for one in got] == ["now", "later"]
+        assert got[1].store_timestamp / 1000 - begin > 1.9
+
+    face.run(scenario)
+
+
+def test_refusals(face: Face, place: Place) -> None:
+    async def scenario(f: Any) -> None:
+        async with f.Producer(place.namesrv) as producer:
+            with pytest.raises(fastmq.MessageTooLarge):
+                await producer.send(place.name, b"x" * (4 << 20 | 1))
+            with pytest.raises(fastmq.UsageError):
+                await producer.send("no such/topic", b"x")
+            with pytest.raises(fastmq.UsageError):
+                await producer.send(place.name, b"")
+            with pytest.raises(fastmq.UsageError):
+                await producer.send("SCHEDULE_TOPIC_XXXX", b"x")
+            with pytest.raises(fastmq.BrokerError) as caught:
+                await producer.send(
+                    fastmq.Message(place.name, b"x"), queue=fastmq.MessageQueue(place.name, "broker-a", 99)
+                )
+            assert not caught.value.retryable or caught.value.code == 1
+        with pytest.raises(fastmq.ClientClosed):
+            await producer.send(place.name, b"x")
+        nobody = f.Producer("127.0.0.1:1", timeout=2)
+        async with nobody:
+            with pytest.raises(fastmq.ClientError) as failed:
+                await nobody.send(place.name, b"x")
+            assert failed.value.retryable
+
+    face.run(scenario)
