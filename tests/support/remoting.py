@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,30 +33,79 @@ def _exactly(connection: socket.socket, count: int) -> bytes:
 def call(
     port: int,
     code: int,
-    ext: dict[str, str] | None = None,
+    ext: Mapping[str, Any] | None = None,
     body: bytes = b"",
     host: str = "127.0.0.1",
     seconds: float = 5,
 ) -> Answer:
     """Opens a connection, makes one request with a JSON header, returns the answer. OSError when there is none."""
-    header: dict[str, Any] = {
-        "code": code,
-        "extFields": ext or {},
-        "flag": 0,
-        "language": "JAVA",
-        "opaque": 1,
-        "serializeTypeCurrentRPC": "JSON",
-        "version": 479,
-    }
-    text = json.dumps(header, separators=(",", ":")).encode()
-    with socket.create_connection((host, port), timeout=seconds) as connection:
-        connection.sendall(struct.pack(">II", 4 + len(text) + len(body), len(text)) + text + body)
-        (total,) = struct.unpack(">I", _exactly(connection, 4))
-        frame = _exactly(connection, total)
-    (length,) = struct.unpack(">I", frame[:4])
-    length &= 0xFFFFFF
-    reply = json.loads(frame[4 : 4 + length])
-    return Answer(reply["code"], reply.get("remark"), reply.get("extFields") or {}, frame[4 + length :])
+    with Connection(port, host, seconds) as connection:
+        return connection.call(code, ext, body)
+
+
+class Connection:
+    """A connection on which several requests may be under way. OSError when it is gone or an answer is late."""
+
+    def __init__(self, port: int, host: str = "127.0.0.1", seconds: float = 5) -> None:
+        self.socket = socket.create_connection((host, port), timeout=seconds)
+        self._seconds = seconds
+        self._opaque = 0
+        self._answers: dict[int, Answer] = {}
+
+    def start(self, code: int, ext: Mapping[str, Any] | None = None, body: bytes = b"") -> int:
+        """Send a request; the number by which its answer is taken."""
+        self._opaque += 1
+        header: dict[str, Any] = {
+            "code": code,
+            "extFields": {key: _text(value) for key, value in (ext or {}).items()},
+            "flag": 0,
+            "language": "JAVA",
+            "opaque": self._opaque,
+            "serializeTypeCurrentRPC": "JSON",
+            "version": 479,
+        }
+        text = json.dumps(header, separators=(",", ":")).encode()
+        self.socket.sendall(struct.pack(">II", 4 + len(text) + len(body), len(text)) + text + body)
+        return self._opaque
+
+    def take(self, number: int, seconds: float | None = None) -> Answer:
+        """The answer to a request, whatever else is answered before. TimeoutError if it does not come in time."""
+        self.socket.settimeout(self._seconds if seconds is None else seconds)
+        while number not in self._answers:
+            (total,) = struct.unpack(">I", _exactly(self.socket, 4))
+            frame = _exactly(self.socket, total)
+            (length,) = struct.unpack(">I", frame[:4])
+            length &= 0xFFFFFF
+            reply = json.loads(frame[4 : 4 + length])
+            if reply["flag"] & 1:
+                answer = Answer(reply["code"], reply.get("remark"), reply.get("extFields") or {}, frame[4 + length :])
+                self._answers[reply["opaque"]] = answer
+        return self._answers.pop(number)
+
+    def has_answer(self, number: int, seconds: float) -> bool:
+        """Whether a request is answered within some time; the answer can still be taken."""
+        try:
+            self._answers[number] = self.take(number, seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    def call(self, code: int, ext: Mapping[str, Any] | None = None, body: bytes = b"") -> Answer:
+        """A request and its answer."""
+        return self.take(self.start(code, ext, body))
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _text(value: Any) -> str:
+    return ("true" if value else "false") if isinstance(value, bool) else str(value)
 
 
 def has_route(namesrv_port: int, topic: str) -> bool:
