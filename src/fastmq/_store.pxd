@@ -21,6 +21,7 @@ cpdef enum:
     ST_BAD_BATCH = 10
     ST_NO_MEMORY = 11
     ST_NOT_WRITEABLE = 12
+    ST_TOO_MANY_LMQ = 13
 
 # outcome of a read (RocketMQ's GetMessageStatus)
 cpdef enum:
@@ -113,6 +114,7 @@ cdef class Store:
     cdef void* engine               # private
     cdef object _threads
     cdef object _wall_clock
+    cdef public object bit_maps
     cdef readonly list recovery_log
     cdef readonly str root
 

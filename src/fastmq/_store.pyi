@@ -17,6 +17,7 @@ ST_CLOSED: Final = 9
 ST_BAD_BATCH: Final = 10
 ST_NO_MEMORY: Final = 11
 ST_NOT_WRITEABLE: Final = 12
+ST_TOO_MANY_LMQ: Final = 13
 
 # outcome of a read (RocketMQ's GetMessageStatus)
 FOUND: Final = 0
@@ -86,6 +87,10 @@ class Store:
         max_message_bytes: int = 4 << 20,
         delay_levels_ms: Sequence[int] = (),
         check_crc_on_recover: bool = True,
+        ext_enabled: bool = False,
+        ext_file_bytes: int = 50_331_648,
+        light_queues: bool = False,
+        max_light_queues: int = 20_000,
         wall_clock_ms: Callable[[], int] | None = None,
         fault_script: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
@@ -95,6 +100,9 @@ class Store:
         [{"call": "pwrite", "file": "commitlog", "nth": 3, "errno": ENOSPC}, {"call": "pwrite", "short": 100}];
         "times" is how many calls in a row are hit, -1 for all from there on.
 
+        `ext_enabled`: queue entries get units in consumequeue_ext (_store/ext.pxi); units are read if there are any.
+        `light_queues`: messages with INNER_MULTI_DISPATCH get entries in %LMQ% queues too (_store/lmq.pxi).
+
         Raises StoreError (wrong file sizes, missing files, failing calls) and UsageError (settings).
         """
 
@@ -103,6 +111,8 @@ class Store:
         """Flush, checkpoint, remove `abort`, unlock. clean=False leaves all as a SIGKILL would (tests)."""
 
     root: str  # the absolute path
+    bit_maps: Callable[[str, bytes], bytes | None] | None
+    """With ext_enabled: asked for the bit map of each message that `put` gets, by topic and properties."""
     recovery_log: list[str]  # what recovery found and did, one sentence each: file, offset, action
 
     # --- topics and queues -------------------------------------------------
@@ -182,17 +192,31 @@ class Store:
         A mask says in its place of each entry from `offset` on whether it matches (a byte, 0: no), and its length how
         many are looked at.
         """
-    def queue_properties(self, topic: str, queue_id: int, offset: int, count: int) -> list[bytes | None]:
+    def queue_properties(
+        self,
+        topic: str,
+        queue_id: int,
+        offset: int,
+        count: int,
+        *,
+        bits: Sequence[int] = (),
+        bit_count: int = 0,
+        since_ms: int = 0,
+    ) -> list[bytes | bool | None]:
         """Properties, as stored, of the messages from a queue offset on: `count` and 128 of them at most.
 
-        None for a record that is no longer (or not yet) in the log. Nothing of BatchCQ queues.
+        None for a record that is no longer (or not yet) in the log. False for one stored after since_ms with a bit map
+        of bit_count bits in consumequeue_ext in which one of `bits` is not set. Nothing of BatchCQ queues.
         """
     def read_messages(self, messages: Iterable[tuple[int, int]]) -> bytes:
         """The records at (log_offset, size), one after another, copied."""
     def read_record(self, log_offset: int) -> bytes | None:
         """The record that starts at log_offset, if there is a well-formed one."""
     def queue_entries(self, topic: str, queue_id: int, offset: int, count: int) -> list[tuple[int, int, int]]:
-        """Raw queue entries (log_offset, size, tags_code) from a queue offset on."""
+        """Queue entries (log_offset, size, tags_code) from a queue offset on.
+
+        The tags code is the real one, also if it is in consumequeue_ext; an address if it cannot be read there.
+        """
     def search_offset(self, topic: str, queue_id: int, timestamp_ms: int, *, upper: bool = False) -> int: ...
     def store_timestamp_at(self, topic: str, queue_id: int, offset: int) -> int:
         """Store time in ms of the message at a queue offset, -1 if there is none."""

@@ -7,12 +7,14 @@
 #   engine.pxi      the engine's struct, its locks, topics and queues
 #   segment.pxi     commit log files: create, reserve, hold, release
 #   commitlog.pxi   encode records and append them
+#   ext.pxi         consumequeue_ext: what a queue entry has no room for
 #   queue.pxi       consume queue files, and reading by RocketMQ's rules
 #   dispatch.pxi    from the log to the queues
 #   flusher.pxi     group commit
 #   index.pxi       the key index
 #   checkpoint.pxi  what is durable, noted
 #   recover.pxi     opening a store
+#   lmq.pxi         light queues: one record in more than one queue
 #   results.pxi     checksums, hashes and answers that Python sees
 #   reading.pxi     helpers of the class below: copies, deleting, retention
 #   store.pxi       the class Python sees
@@ -27,7 +29,7 @@ import threading
 from fastmq.errors import StoreError, StoreLockedError, UsageError
 
 from libc.errno cimport EAGAIN, EACCES, EDQUOT, EEXIST, EINTR, EIO, EMFILE, ENFILE, ENOENT, ENOMEM, ENOSPC, ENXIO, EOPNOTSUPP, errno
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memchr, memcmp, memcpy, memmove, memset, strcmp, strlen
@@ -124,6 +126,7 @@ include "_store/watch.pxi"
 include "_store/status.pxi"
 include "_store/segment.pxi"
 include "_store/commitlog.pxi"
+include "_store/ext.pxi"
 include "_store/queue.pxi"
 include "_store/dispatch.pxi"
 include "_store/flusher.pxi"
@@ -131,5 +134,6 @@ include "_store/index.pxi"
 include "_store/checkpoint.pxi"
 include "_store/results.pxi"
 include "_store/recover.pxi"
+include "_store/lmq.pxi"
 include "_store/reading.pxi"
 include "_store/store.pxi"

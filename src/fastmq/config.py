@@ -563,8 +563,15 @@ class BrokerConfig(_Config):
     write_buffer_low_water_mark: int = _kept("writeBufferLowWaterMark", 0)
     enable_shutdown_gracefully: bool = _kept("enableShutdownGracefully", False)
     shutdown_wait_time_seconds: int = _kept("shutdownWaitTimeSeconds", 30)
-    enable_consume_queue_ext: bool = _kept("enableConsumeQueueExt", False)
-    mapped_file_size_consume_queue_ext: int = _kept("mappedFileSizeConsumeQueueExt", 50_331_648)
+    enable_consume_queue_ext: bool = _setting(
+        "enableConsumeQueueExt", False, "keep bit maps of filters beside queue entries; read at start"
+    )
+    enable_calc_filter_bit_map: bool = _setting(
+        "enableCalcFilterBitMap", False, "evaluate SQL92 filters when a message is stored, for its bit map"
+    )
+    mapped_file_size_consume_queue_ext: int = _setting(
+        "mappedFileSizeConsumeQueueExt", 50_331_648, "bytes of a consumequeue_ext file", (2048, (1 << 31) - 1)
+    )
     bit_map_length_consume_queue_ext: int = _kept("bitMapLengthConsumeQueueExt", 64)
     mapper_file_size_batch_consume_queue: int = _kept("mapperFileSizeBatchConsumeQueue", 13_800_000)
     commit_interval_commit_log: int = _kept("commitIntervalCommitLog", 200)
@@ -612,9 +619,13 @@ class BrokerConfig(_Config):
     read_un_committed: bool = _kept("readUnCommitted", False)
     put_consume_queue_data_by_file_channel: bool = _kept("putConsumeQueueDataByFileChannel", True)
     travel_cq_file_num_when_get_message: int = _kept("travelCqFileNumWhenGetMessage", 1)
-    enable_lmq: bool = _kept("enableLmq", False)
-    enable_multi_dispatch: bool = _kept("enableMultiDispatch", False)
-    max_lmq_consume_queue_num: int = _kept("maxLmqConsumeQueueNum", 20000)
+    enable_lmq: bool = _setting("enableLmq", False, "topics and groups that begin with %LMQ% need no creation")
+    enable_multi_dispatch: bool = _setting(
+        "enableMultiDispatch", False, "with enableLmq: messages go to the %LMQ% queues they name; read at start"
+    )
+    max_lmq_consume_queue_num: int = _setting(
+        "maxLmqConsumeQueueNum", 20000, "%LMQ% queues there may be; read at start", _INT
+    )
     enable_compaction: bool = _kept("enableCompaction", True)
     timer_wheel_enable: bool = _setting("timerWheelEnable", True, "take messages for any time")
     timer_precision_ms: int = _setting(
@@ -660,6 +671,11 @@ class BrokerConfig(_Config):
     def sync_flush(self) -> bool:
         """Whether a send is answered only once it is on disk."""
         return self.flush_disk_type == "SYNC_FLUSH"
+
+    @property
+    def light_queues(self) -> bool:
+        """Whether messages are dispatched to the light queues (LMQ) that they name."""
+        return self.enable_lmq and self.enable_multi_dispatch
 
     @property
     def delay_levels_ms(self) -> tuple[int, ...]:

@@ -230,5 +230,9 @@ def open_store(config: BrokerConfig, options: Mapping[str, object] | None = None
         max_message_bytes=config.max_message_size,
         delay_levels_ms=config.delay_levels_ms,
         check_crc_on_recover=config.check_crc_on_recover,
+        ext_enabled=config.enable_consume_queue_ext,
+        ext_file_bytes=config.mapped_file_size_consume_queue_ext,
+        light_queues=config.light_queues,
+        max_light_queues=config.max_lmq_consume_queue_num,
         **(options or {}),  # type: ignore[arg-type]
     )

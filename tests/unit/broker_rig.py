@@ -95,6 +95,10 @@ class Rig:
             allocate_step_bytes=1 << 20,
             max_message_bytes=config.max_message_size,
             delay_levels_ms=config.delay_levels_ms,
+            ext_enabled=config.enable_consume_queue_ext,
+            ext_file_bytes=config.mapped_file_size_consume_queue_ext,
+            light_queues=config.light_queues,
+            max_light_queues=config.max_lmq_consume_queue_num,
             wall_clock_ms=self.clock.wall_ms,
         )
         self.broker = Broker(config, self.store, self.clock, random=random.Random(7), memory_bytes=1 << 30)

@@ -36,6 +36,7 @@ cdef int turn_begin(Engine* e) noexcept nogil:
     e.turn_used = 0
     e.turn_count = 0
     e.turn_pending = e.pend_tail
+    e.turn_plain = False
     return ST_OK
 
 
@@ -117,10 +118,11 @@ cdef int turn_put(Engine* e, Topic* topic, int32_t queue_id, const MessageIn* m,
     cdef int32_t properties_len = m.properties_len
     cdef int64_t size, at, tags_code, queue_offset
     cdef bint v2 = topic.name_len > MAX_TOPIC_V1
-    cdef bint in_queue
+    cdef bint in_queue, light = False
     cdef uint8_t* p
     cdef Queue* queue
     cdef Pending* pending
+    cdef uint8_t* bits = NULL
     if status != ST_OK:
         e.n_refused += 1
         return status
@@ -138,6 +140,18 @@ cdef int turn_put(Engine* e, Topic* topic, int32_t queue_id, const MessageIn* m,
         return ST_BAD_BATCH
     if topic.flags & TOPIC_MULTI_TAG:
         sys_flag |= SYS_MULTI_TAG
+    in_queue = (sys_flag & SYS_TRANSACTION) != SYS_PREPARED and (sys_flag & SYS_TRANSACTION) != SYS_ROLLBACK
+    in_queue = in_queue and not (sys_flag & SYS_INNER_BATCH)
+    if e.lmq_turn != NULL and in_queue and not e.turn_plain and lmq_allowed(topic.name, topic.name_len):
+        status = lmq_begin(e, m)
+        if status != ST_OK:
+            e.n_refused += 1
+            return status
+        light = e.lmq_turn.count > 0
+        if light:
+            properties_len += e.lmq_turn.text_len
+            if properties_len > MAX_PROPERTIES:
+                return ST_PROPERTIES_TOO_LARGE
     size = record_fixed(topic.name_len, m) + m.body_len + properties_len
     if size > e.max_message + MAX_RECORD_EXTRA:
         return ST_RECORD_TOO_LARGE
@@ -147,11 +161,14 @@ cdef int turn_put(Engine* e, Topic* topic, int32_t queue_id, const MessageIn* m,
     status = turn_room_for(e, size)
     if status != ST_OK:
         return status
-    if not pending_room(e):
+    if not (lmq_room(e) if light else pending_room(e)):
         return ST_NO_MEMORY
+    if e.turn_bits_len and in_queue:
+        bits = <uint8_t*> malloc(e.turn_bits_len)
+        if bits == NULL:
+            return ST_NO_MEMORY
+        memcpy(bits, e.turn_bits, e.turn_bits_len)
 
-    in_queue = (sys_flag & SYS_TRANSACTION) != SYS_PREPARED and (sys_flag & SYS_TRANSACTION) != SYS_ROLLBACK
-    in_queue = in_queue and not (sys_flag & SYS_INNER_BATCH)
     queue_offset = queue.next_offset if in_queue else 0
     p = e.turn + e.turn_used
     put32(p, <uint32_t> size)
@@ -189,6 +206,8 @@ cdef int turn_put(Engine* e, Topic* topic, int32_t queue_id, const MessageIn* m,
         memcpy(p + at, m.properties, m.properties_len)
     if m.properties2 != NULL:
         memcpy(p + at + m.properties_len, m.properties2, m.properties2_len)
+    if light:
+        memcpy(p + at + properties_len - e.lmq_turn.text_len, e.lmq_turn.text, e.lmq_turn.text_len)
 
     tags_code = m.tags_code
     if topic.flags & TOPIC_SCHEDULE:
@@ -203,8 +222,14 @@ cdef int turn_put(Engine* e, Topic* topic, int32_t queue_id, const MessageIn* m,
         pending.log_offset = placed.log_offset
         pending.end = placed.log_offset + size
         pending.tags_code = tags_code
+        pending.store_time = e.turn_time
+        pending.bits = bits
+        pending.bits_len = e.turn_bits_len if bits != NULL else 0
+        pending.derived = False
         e.pend_tail += 1
         queue.next_offset += 1
+        if light:
+            lmq_append(e, placed.log_offset, size, tags_code)
     e.turn_used += size
     e.turn_count += 1
     return ST_OK
@@ -217,6 +242,9 @@ cdef void turn_undo_to(Engine* e, int64_t pending_tail, int64_t used, int32_t co
         e.pend_tail -= 1
         pending = &e.pending[e.pend_tail & (e.pend_room - 1)]
         pending.queue.next_offset -= 1
+        if pending.derived and lmq_is_new(pending.queue):
+            e.lmq_count -= 1
+        free(pending.bits)
     e.turn_used = used
     e.turn_count = count
 
@@ -288,13 +316,17 @@ cdef int turn_commit(Engine* e) noexcept nogil:
     return status
 
 
-cdef int put_one(Engine* e, Topic* topic, int32_t queue_id, const MessageIn* m, Placed* placed, int64_t* target) noexcept nogil:
-    """Append one message as a turn of its own. topic.flags etc. are read under the lock."""
+cdef int put_one(Engine* e, Topic* topic, int32_t queue_id, const MessageIn* m, const uint8_t* bits, int32_t bits_len,
+                 Placed* placed, int64_t* target) noexcept nogil:
+    """Append one message as a turn of its own, with its bit map for consumequeue_ext. topic.flags etc. are read under
+    the lock."""
     cdef int status = turn_begin(e)
     cdef int result
     if status != ST_OK:
         return status
+    e.turn_bits, e.turn_bits_len = bits, bits_len
     result = turn_put(e, topic, queue_id, m, placed)
+    e.turn_bits, e.turn_bits_len = NULL, 0
     target[0] = e.written + e.turn_used
     status = turn_commit(e)
     return result if result != ST_OK else status
@@ -344,6 +376,7 @@ cdef int turn_put_batch(Engine* e, Topic* topic, int32_t queue_id, const uint8_t
     result = turn_room_for(e, bytes)
     used = e.turn_used
     turn_count = e.turn_count
+    e.turn_plain = True         # batches are in no light queues: their room was measured before
     while result == ST_OK and i < count:
         m.flag = <int32_t> get32(batch + at + 12)
         m.body_len = <int32_t> get32(batch + at + 16)
@@ -354,6 +387,7 @@ cdef int turn_put_batch(Engine* e, Topic* topic, int32_t queue_id, const uint8_t
         result = turn_put(e, topic, queue_id, m, &placed[i])
         at += 22 + m.body_len + m.properties_len
         i += 1
+    e.turn_plain = False
     if result != ST_OK:
         turn_undo_to(e, pending_tail, used, turn_count)
     return result

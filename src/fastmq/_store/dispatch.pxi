@@ -10,10 +10,12 @@
 
 cdef bint pending_room(Engine* e) noexcept nogil:
     """Make sure that one more message fits into the ring."""
+    return e.pend_tail - e.pend_head < e.pend_room or pending_grow(e)
+
+
+cdef bint pending_grow(Engine* e) noexcept nogil:
     cdef Pending* grown
     cdef int64_t i
-    if e.pend_tail - e.pend_head < e.pend_room:
-        return True
     grown = <Pending*> malloc(e.pend_room * 2 * sizeof(Pending))
     if grown == NULL:
         return False
@@ -76,11 +78,21 @@ cdef void write_touched(Engine* e, int64_t upto) noexcept nogil:
 cdef void publish(Engine* e, int64_t upto) noexcept nogil:
     """Show consumers everything appended below `upto`. Under the lock."""
     cdef Pending* p
+    cdef int64_t code
     while e.pend_head < e.pend_tail:
         p = &e.pending[e.pend_head & (e.pend_room - 1)]
-        if p.end > upto or not entry_add(e, p.queue, p.log_offset, <int32_t> (p.end - p.log_offset), p.tags_code):
+        if p.end > upto:
             upto = min(upto, p.log_offset)
             break
+        code = p.tags_code
+        if e.ext_enabled and not p.derived:
+            code = ext_add(e, p.queue, code, p.store_time, p.bits, p.bits_len)
+        if not entry_add(e, p.queue, p.log_offset, <int32_t> (p.end - p.log_offset), code):
+            upto = min(upto, p.log_offset)
+            break
+        if p.bits != NULL:
+            free(p.bits)
+            p.bits = NULL
         e.pend_head += 1
     write_touched(e, upto)
 

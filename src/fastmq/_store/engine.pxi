@@ -16,6 +16,8 @@ cdef enum:
     TAIL_ENTRIES = 32           # newest entries of a queue kept in memory, a power of two
     PATH_BYTES = 4096
     TURN_BYTES = 4 << 20        # turn buffer; one larger record or batch makes it grow
+    LMQ_MAX = 1024              # light queues of one message
+    LMQ_TEXT_BYTES = 32768
     TOPIC_SCHEDULE = 0x10000    # private topic flag: SCHEDULE_TOPIC_XXXX, whose tags code is a time
 
 cdef struct Segment:
@@ -40,6 +42,10 @@ cdef struct QueueFiles:
     bint dirty                  # on the dirty list: written since the last checkpoint
     bint new_files              # a directory entry was made since the last checkpoint
     bint batch                  # a BatchCQ queue: 46-byte entries, read only
+    int ext_fd                  # of the file of consumequeue_ext that was written last, -1: not open
+    int64_t ext_base            # and where it begins
+    int64_t ext_first, ext_last # first and newest ext file, -1: there is none
+    int64_t ext_end             # where the next unit goes, -1: to be found out
     int64_t tail_from           # lowest entry number that `tail` holds
     QueueEntry tail[TAIL_ENTRIES]
 
@@ -58,6 +64,16 @@ cdef struct Pending:            # appended, not yet visible to consumers
     int64_t log_offset
     int64_t end
     int64_t tags_code
+    int64_t store_time
+    uint8_t* bits               # bit map for consumequeue_ext, or NULL; freed when published or undone
+    int32_t bits_len
+    bint derived                # an entry in a light queue: it has no ext unit
+
+cdef struct LmqTurn:            # the light queues of the message being encoded
+    Queue* queues[LMQ_MAX]
+    int32_t count
+    uint8_t text[LMQ_TEXT_BYTES]
+    int32_t text_len
 
 cdef struct IndexFile:
     char path[64]               # relative to the root
@@ -111,6 +127,11 @@ cdef struct Engine:
     int64_t memory_bytes, memory_count, disk_bytes, disk_count
     fq_crc_kernel crc
 
+    bint ext_enabled            # queue entries get units in consumequeue_ext
+    int64_t ext_file_bytes
+    LmqTurn* lmq_turn           # NULL: messages are in their own queue only
+    int64_t lmq_limit           # light queues there may be
+
     # why appends are refused
     int failed                  # atomic: ST_OK, or ST_FLUSH_FAILED for ever; then the two that follow say where
     int failed_error
@@ -142,6 +163,9 @@ cdef struct Engine:
     int64_t turn_pending        # pend_tail when it began
     int32_t turn_count
     int turn_rolled
+    bint turn_plain             # a client batch: no light queues
+    const uint8_t* turn_bits    # bit map of the message being encoded
+    int32_t turn_bits_len
 
     # topics and queues
     TopicTable* topics
@@ -155,6 +179,8 @@ cdef struct Engine:
     Watcher watchers[WATCHERS_MAX]
     bint sync_whole             # a written queue file was closed: the next checkpoint has to sync the file system
     int64_t open_queues, open_queue_limit, evict_hand
+    int64_t ext_open                # descriptors of ext files
+    int64_t lmq_count               # light queues that hold or held messages
     Pending* pending            # a ring; head and tail count up for ever
     int64_t pend_head, pend_tail, pend_room
     int64_t dispatched          # (atomic)
@@ -178,7 +204,7 @@ cdef struct Engine:
 
     # counters
     int64_t n_puts, n_put_bytes, n_commits, n_flushes, n_queue_writes, n_inline_allocations, n_index_entries
-    int64_t n_reads, n_read_messages, n_checkpoints, n_refused
+    int64_t n_reads, n_read_messages, n_checkpoints, n_refused, n_ext_failures
 
 
 cdef int64_t system_ms() noexcept nogil:
@@ -300,7 +326,11 @@ cdef void engine_free(Engine* e) noexcept:
     free(e.dirty)
     for i in range(WATCHERS_MAX):
         watcher_free(&e.watchers[i])
+    while e.pend_head < e.pend_tail:
+        free(e.pending[e.pend_head & (e.pend_room - 1)].bits)
+        e.pend_head += 1
     free(e.pending)
+    free(e.lmq_turn)
     free(e.turn)
     free(e.run)
     free(e.index)
@@ -472,6 +502,8 @@ cdef Queue* queue_get(Engine* e, Topic* topic, int32_t queue_id) noexcept nogil:
     f.fd = -1
     f.first_base = -1
     f.last_log_offset = -1
+    f.ext_fd = -1
+    f.ext_first = f.ext_last = f.ext_end = -1
     e.queues[e.queue_count] = queue
     e.queue_count += 1
     store_ptr(&topic.queues[queue_id], queue)

@@ -318,6 +318,7 @@ cdef int read_by_rules(Engine* e, Queue* q, int64_t offset, int32_t max_messages
     cdef int64_t at, n, i, count, total = 0, log_end, log_min, cursor, next_file = -1
     cdef int32_t j, scanned = 0
     cdef bint in_memory, matches
+    cdef int64_t code
     memset(r, 0, sizeof(ReadSummary))
     pthread_mutex_lock(&e.lock)
     r.min_offset = q.min_offset
@@ -367,12 +368,16 @@ cdef int read_by_rules(Engine* e, Queue* q, int64_t offset, int32_t max_messages
                             break
                     elif total + chunk[i].size > e.disk_bytes or r.count >= e.disk_count:
                         break
-                matches = codes == NULL or chunk[i].tags_code < -2147483648LL
+                matches = codes == NULL
                 if mask != NULL:
                     matches = mask[at + i - offset] != 0
                 elif not matches:
+                    code = chunk[i].tags_code
+                    if is_ext_address(code):
+                        code = plain_code(e, q, code)
+                        matches = is_ext_address(code)      # nobody knows its tags
                     for j in range(code_count):
-                        if codes[j] == chunk[i].tags_code:
+                        if codes[j] == code:
                             matches = True
                             break
                 if matches:

@@ -148,6 +148,7 @@ cdef int topic_delete_queues(Engine* e, Topic* topic) noexcept nogil:
             if queue_remove_files(e, q) != 0:
                 result = -1
                 break
+            ext_remove(e, q)
             f.unwritten_count = 0
             q.next_offset = f.tail_from = 0
             store64(&q.max_offset, 0)
@@ -255,6 +256,7 @@ cdef void drop_queue_files(Engine* e, Queue* q, int64_t log_min) noexcept nogil:
     if q.min_offset < f.first_base // ENTRY_BYTES:
         store64(&q.min_offset, f.first_base // ENTRY_BYTES)
     queue_correct_min(e, q, log_min)
+    ext_trim(e, q)
 
 
 cdef void close_files(Engine* e, bint clean) noexcept nogil:
@@ -277,6 +279,7 @@ cdef void close_files(Engine* e, bint clean) noexcept nogil:
         if f.fd >= 0:
             close_fd(f.fd)
             f.fd = -1
+        ext_close(e, e.queues[i])
     for i in range(e.index_count):
         index_close(e.index[i])
     e.index_count = 0

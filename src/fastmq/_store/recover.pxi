@@ -94,6 +94,7 @@ cdef int queue_cut(Engine* e, Queue* q, int64_t end) noexcept nogil:
     cdef int64_t position, base, last, n, at
     cdef QueueEntry entry
     f.unwritten_count = 0
+    f.ext_end = -1
     if end * ENTRY_BYTES <= f.first_base or end == 0 or f.first_base < 0:
         if queue_remove_files(e, q) != 0:
             return -1
@@ -232,7 +233,7 @@ cdef int queue_cut_log(Engine* e, Queue* q, int64_t limit) noexcept nogil:
     return queue_cut(e, q, low)
 
 
-cdef int recover_entry(Engine* e, Record* r, int64_t tags_code, bint rebuilding, Scan* scan) noexcept nogil:
+cdef int recover_entry(Engine* e, Record* r, int64_t tags_code, bint ext, bint rebuilding, Scan* scan) noexcept nogil:
     """What the table at the top says."""
     cdef Topic* topic = topic_get(e, <const char*> r.topic, r.topic_len)
     cdef Queue* q = queue_get(e, topic, r.queue_id) if topic != NULL else NULL
@@ -270,6 +271,8 @@ cdef int recover_entry(Engine* e, Record* r, int64_t tags_code, bint rebuilding,
             store64(&q.max_offset, r.queue_offset)
             store64(&q.min_offset, r.queue_offset)
             (<QueueFiles*> q.files).tail_from = r.queue_offset
+    if ext:
+        tags_code = ext_add(e, q, tags_code, r.store_time, NULL, 0)
     if not entry_add(e, q, r.log_offset, r.size, tags_code):
         return ST_NO_MEMORY
     q.next_offset = r.queue_offset + 1
@@ -321,7 +324,9 @@ cdef int recover_scan(Engine* e, int64_t start, int64_t dispatch_from, bint rebu
                 tags_code = tags_code_of(r.properties, r.properties_len)
                 if r.topic_len == 19 and memcmp(r.topic, SCHEDULE_TOPIC, 19) == 0:
                     tags_code = schedule_code(e, r.properties, r.properties_len, r.store_time, tags_code)
-                status = recover_entry(e, &r, tags_code, rebuilding, scan)
+                status = recover_entry(e, &r, tags_code, e.ext_enabled, rebuilding, scan)
+                if status == ST_OK and e.lmq_turn != NULL:
+                    status = lmq_recover(e, &r, tags_code, rebuilding, scan)
                 if status != ST_OK:
                     scan.at = s.base + at
                     return status
@@ -451,10 +456,30 @@ cdef int load_queues(Engine* e, list log, dict last_bases) except -1:
                 f = <QueueFiles*> q.files
                 if kind == "consumequeue":
                     f.first_base = files[0][0]
+                    load_ext(e, q)
+                    if e.lmq_turn != NULL and lmq_topic(name, len(name)):
+                        e.lmq_count += 1
                     last_bases[e.queue_count - 1] = files[len(files) - 1][0]
                 else:
                     f.batch = True
                     load_batch_ends(q, files)
+    return 0
+
+
+cdef int load_ext(Engine* e, Queue* q) except -1:
+    """Note which ext files the queue has. Files of another length are an error only if we are to write some."""
+    cdef QueueFiles* f = <QueueFiles*> q.files
+    directory = os.path.join(os.fsdecode(e.root), "consumequeue_ext", (<bytes> q.topic.name).decode(), str(q.queue_id))
+    if not os.path.isdir(directory):
+        return 0
+    try:
+        files = numbered_files(directory, e.ext_file_bytes)
+    except StoreError:
+        if e.ext_enabled:
+            raise
+        return 0
+    if files:
+        f.ext_first, f.ext_last = files[0][0], files[len(files) - 1][0]
     return 0
 
 

@@ -14,6 +14,7 @@ cdef dict _STATUS_TEXT = {
     ST_BAD_BATCH: "the batch body is malformed",
     ST_NO_MEMORY: "out of memory",
     ST_NOT_WRITEABLE: "the store is not writeable",
+    ST_TOO_MANY_LMQ: "there are as many light queues as maxLmqConsumeQueueNum allows",
 }
 
 

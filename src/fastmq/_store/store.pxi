@@ -23,7 +23,8 @@ cdef class Store:
                  int64_t flush_least_pages=4, int64_t flush_thorough_interval_ms=10_000,
                  int64_t queue_flush_interval_ms=1000, int64_t allocate_step_bytes=32 << 20,
                  int64_t max_message_bytes=4 << 20, delay_levels_ms=(), bint check_crc_on_recover=True,
-                 wall_clock_ms=None, fault_script=None):
+                 bint ext_enabled=False, int64_t ext_file_bytes=50_331_648, bint light_queues=False,
+                 int64_t max_light_queues=20_000, wall_clock_ms=None, fault_script=None):
         cdef Engine* e = <Engine*> self.engine
         cdef uint8_t host[20]
         if e.opened or e.root != NULL:
@@ -36,6 +37,8 @@ cdef class Store:
             raise UsageError("index_slots and index_entries must be positive")
         if len(delay_levels_ms) > 64:
             raise UsageError("more than 64 delay levels")
+        if not 2048 <= ext_file_bytes < 1 << 31:
+            raise UsageError(f"ext_file_bytes {ext_file_bytes}: not usable")
         if host_bytes(store_host[0], store_host[1], host) != 8:
             raise UsageError("store_host must be an IPv4 address")
         memcpy(e.host, host, 8)
@@ -47,6 +50,11 @@ cdef class Store:
         e.flush_thorough_ms, e.queue_flush_ms = flush_thorough_interval_ms, queue_flush_interval_ms
         e.allocate_step = max(4096, allocate_step_bytes)
         e.max_message = max_message_bytes
+        e.ext_enabled, e.ext_file_bytes, e.lmq_limit = ext_enabled, ext_file_bytes, max_light_queues
+        if light_queues:
+            e.lmq_turn = <LmqTurn*> calloc(1, sizeof(LmqTurn))
+            if e.lmq_turn == NULL:
+                raise MemoryError
         for i, ms in enumerate(delay_levels_ms):
             e.delay_ms[<int> i] = ms
         e.delay_levels = len(delay_levels_ms)
@@ -249,6 +257,9 @@ cdef class Store:
         cdef int64_t target = 0
         cdef int status
         cdef int32_t id32 = <int32_t> queue_id
+        cdef bytes bits = b""
+        cdef const uint8_t* bit_map
+        cdef int32_t bit_map_len
         memset(&placed, 0, sizeof(placed))
         if e.closed:
             return appended(ST_CLOSED, &placed, 0)
@@ -270,11 +281,14 @@ cdef class Store:
         m.born_host_len = host_bytes(born_host[0], born_host[1], m.born_host)
         m.reconsume_times, m.prepared_offset = <int32_t> reconsume_times, prepared_offset
         m.tags_code = tags_code_of(m.properties, m.properties_len) if tags_code is None else tags_code
+        if e.ext_enabled and self.bit_maps is not None:
+            bits = self.bit_maps(topic, properties) or b""
+        bit_map, bit_map_len = bits, <int32_t> len(bits)
         e = entered(self)
         try:
             t = topic_of(e, name)
             with nogil:
-                status = put_one(e, t, id32, &m, &placed, &target)
+                status = put_one(e, t, id32, &m, bit_map, bit_map_len, &placed, &target)
             return appended(status, &placed, target)
         finally:
             left(e)
@@ -416,8 +430,12 @@ cdef class Store:
             free(codes)
             left(e)
 
-    def queue_properties(self, str topic not None, int64_t queue_id, int64_t offset, int64_t count):
+    def queue_properties(self, str topic not None, int64_t queue_id, int64_t offset, int64_t count, *, bits=(),
+                         int64_t bit_count=0, int64_t since_ms=0):
         cdef Engine* e = entered(self)
+        cdef int32_t wanted[64]
+        cdef bint missed[128]
+        cdef int32_t wanted_count = 0
         cdef Queue* q
         cdef QueueEntry entries[128]
         cdef Segment* held[128]
@@ -429,19 +447,32 @@ cdef class Store:
             q = queue_of(e, topic, queue_id)
             if q == NULL or (<QueueFiles*> q.files).batch:
                 return []
+            if (<QueueFiles*> q.files).ext_first >= 0 and len(bits) <= 64:
+                for bit in bits:
+                    if not 0 <= bit < bit_count:
+                        raise UsageError(f"bit {bit} of {bit_count}")
+                    wanted[wanted_count] = bit
+                    wanted_count += 1
             with nogil:
                 pthread_mutex_lock(&e.lock)
                 n = queue_read(e, q, offset, min(max(count, 0), 128), entries)
+                for i in range(n):
+                    missed[i] = wanted_count and is_ext_address(entries[i].tags_code) and bloom_misses(
+                        e, q, entries[i].tags_code, wanted, wanted_count, <int32_t> bit_count, since_ms)
                 pthread_mutex_unlock(&e.lock)
                 for i in range(n):
                     text[i] = NULL
+                    held[i] = NULL
+                    if missed[i]:
+                        continue
                     held[i] = hold(e, entries[i].log_offset, entries[i].size)
                     if held[i] != NULL and parse_record(held[i].map + (entries[i].log_offset - held[i].base),
                                                         entries[i].size, &r) == 1:
                         text[i] = r.properties
                         length[i] = r.properties_len
             try:
-                return [None if text[i] == NULL else PyBytes_FromStringAndSize(<char*> text[i], length[i]) for i in range(n)]
+                return [PyBytes_FromStringAndSize(<char*> text[i], length[i]) if text[i] != NULL else False if missed[i] else None
+                        for i in range(n)]
             finally:
                 with nogil:
                     for i in range(n):
@@ -483,7 +514,7 @@ cdef class Store:
         cdef Engine* e = entered(self)
         cdef Queue* q
         cdef QueueEntry* found = NULL
-        cdef int64_t n = 0, i = 0
+        cdef int64_t n = 0, i = 0, k
         try:
             q = queue_of(e, topic, queue_id)
             if q == NULL:
@@ -498,6 +529,9 @@ cdef class Store:
                 while n < count:
                     pthread_mutex_lock(&e.lock)
                     i = queue_read(e, q, offset + n, min(count - n, 4096), found + n)
+                    for k in range(n, n + max(i, 0)):
+                        if is_ext_address(found[k].tags_code):
+                            found[k].tags_code = plain_code(e, q, found[k].tags_code)
                     pthread_mutex_unlock(&e.lock)
                     if i <= 0:
                         break
@@ -779,7 +813,8 @@ cdef class Store:
                 "indexed_offset": e.indexed, "durable_queue_offset": e.durable_queues,
                 "durable_index_offset": e.durable_index, "queues": e.queue_count, "topics": e.topic_count,
                 "open_queue_files": e.open_queues, "segments": e.run_count, "pending": e.pend_tail - e.pend_head,
-                "waiting_queues": e.touched_count, "faults_hit": e.files.hits,
+                "waiting_queues": e.touched_count, "light_queues": e.lmq_count,
+                "ext_failures": e.n_ext_failures, "faults_hit": e.files.hits,
             }
         finally:
             left(e)

@@ -145,6 +145,11 @@ class Broker:
         self.filters = FilterService(
             os.path.join(folder, "consumerFilter.json"), config=self._config, wall_ms=clock.wall_ms
         )
+        self.filters.consumers.on_change = self.topics.refresh
+        self.topics.is_cold = self.filters.wants_bit_maps
+        for name in self.filters.consumers.topics():
+            self.topics.refresh(name)
+        store.bit_maps = self.filters.bit_map
         self.sessions.on_subscriptions = self.filters.consumers.register
         self.sessions.on_group_gone = self.filters.consumers.unregister
         self.broadcast = BroadcastOffsets()
@@ -276,6 +281,9 @@ class Broker:
         """`config` was replaced: pass on what others have a copy of."""
         self._set_send_policy()
         self.hot.revoke()
+        if old.enable_calc_filter_bit_map != self.config.enable_calc_filter_bit_map:
+            for name in self.filters.consumers.topics():
+                self.topics.refresh(name)
 
     # --- services ----------------------------------------------------------------------------------------------------
 

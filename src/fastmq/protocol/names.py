@@ -14,6 +14,7 @@ RETRY_OR_DLQ_TOPIC_MAX_LENGTH: Final = 255
 GROUP_MAX_LENGTH: Final = 120
 
 RETRY_PREFIX: Final = "%RETRY%"
+LMQ_PREFIX: Final = "%LMQ%"
 DLQ_PREFIX: Final = "%DLQ%"
 SYSTEM_TOPIC_PREFIX: Final = "rmq_sys_"
 SYSTEM_GROUP_PREFIX: Final = "CID_RMQ_SYS_"
@@ -113,6 +114,11 @@ def revive_topic(cluster: str) -> str:
 def sync_member_topic(broker_name: str) -> str:
     """The topic named after a broker group that RocketMQ keeps for membership."""
     return SYNC_MEMBER_TOPIC_PREFIX + broker_name
+
+
+def is_light_queue(name: str) -> bool:
+    """Whether a topic or group is a light one (LMQ), which exists without being made."""
+    return name.startswith(LMQ_PREFIX)
 
 
 def is_retry_topic(topic: str) -> bool:

@@ -101,11 +101,18 @@ def read_matching(
     mask = bytearray()
     matched = 0
     until = monotonic() + SCAN_S
+    bloom = wanted.bloom
     matches = wanted.matches
     while len(mask) < max_scanned and matched < max_messages:
-        found = store.queue_properties(topic, queue_id, offset + len(mask), min(SLICE, max_scanned - len(mask)))
+        at, count = offset + len(mask), min(SLICE, max_scanned - len(mask))
+        if bloom is None:
+            found = store.queue_properties(topic, queue_id, at, count)
+        else:
+            found = store.queue_properties(
+                topic, queue_id, at, count, bits=bloom.positions, bit_count=bloom.bit_count, since_ms=bloom.since_ms
+            )
         # a record that is not there is the store's to judge
-        verdicts = bytes(properties is None or matches(properties) for properties in found)
+        verdicts = bytes(matches(one) if isinstance(one, bytes) else one is None for one in found)
         mask += verdicts
         matched += verdicts.count(1)
         if len(found) < SLICE or monotonic() > until:

@@ -37,6 +37,19 @@ class FilterService:
         """Make the parser, which takes some ten milliseconds, before a client waits for it. In any thread."""
         Expression("TRUE")
 
+    def wants_bit_maps(self, topic: str) -> bool:
+        """Whether messages of the topic get bit maps, so that each has to be seen before it is stored."""
+        config = self._config()
+        return (
+            config.enable_consume_queue_ext
+            and config.enable_calc_filter_bit_map
+            and bool(self.consumers.of_topic(topic))
+        )
+
+    def bit_map(self, topic: str, properties: bytes) -> bytes | None:
+        """The bit map of a message that is about to be stored; None if it gets none."""
+        return self.consumers.bit_map(topic, properties) if self._config().enable_calc_filter_bit_map else None
+
     def check(self, subscription: SubscriptionData) -> None:
         """Whether a client may filter like this: RequestError with SYSTEM_ERROR or SUBSCRIPTION_PARSE_FAILED if not."""
         if not is_tag_type(subscription.expression_type):

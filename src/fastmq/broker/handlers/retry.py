@@ -44,6 +44,7 @@ STATUS_NAMES: Final = {
     st.ST_FLUSH_FAILED: "SERVICE_NOT_AVAILABLE",
     st.ST_CLOSED: "SERVICE_NOT_AVAILABLE",
     st.ST_NOT_WRITEABLE: "SERVICE_NOT_AVAILABLE",
+    st.ST_TOO_MANY_LMQ: "LMQ_CONSUME_QUEUE_NUM_EXCEEDED",
 }
 """RocketMQ's name (PutMessageStatus) of a failure, which is the remark of the answer."""
 

@@ -85,6 +85,11 @@ def store_failures(config: BrokerConfig) -> dict[int, tuple[int, str]]:
         st.ST_FLUSH_FAILED: (unavailable, "the flush of the commit log failed, it takes no more messages"),
         st.ST_CLOSED: (unavailable, "service not available now: the store is closed"),
         st.ST_NOT_WRITEABLE: (unavailable, "service not available now: the store is not writeable"),
+        st.ST_TOO_MANY_LMQ: (
+            system_error,
+            "[LMQ_CONSUME_QUEUE_NUM_EXCEEDED]broker config enableLmq and enableMultiDispatch, lmq consumeQueue num "
+            "exceed maxLmqConsumeQueueNum config num, default limit 2w.",
+        ),
         st.ST_IO_ERROR: (system_error, "the commit log could not be written"),
         st.ST_NO_MEMORY: (system_error, "out of memory"),
     }

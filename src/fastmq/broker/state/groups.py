@@ -43,11 +43,13 @@ class SubscriptionGroupTable:
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def get(self, name: str) -> SubscriptionGroupConfig | None:
-        """The group, or None; never creates it."""
+        """The group, or None; never creates it. With enableLmq every light group is one."""
+        if names.is_light_queue(name) and self._config().enable_lmq:
+            return SubscriptionGroupConfig(group_name=name)
         return self._groups.get(name)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._groups
+        return isinstance(name, str) and self.get(name) is not None
 
     def __len__(self) -> int:
         return len(self._groups)
@@ -72,7 +74,7 @@ class SubscriptionGroupTable:
 
     def find_or_create(self, name: str) -> SubscriptionGroupConfig | None:
         """The group; made with the defaults if the configuration allows it and the name is valid (else None)."""
-        group = self._groups.get(name)
+        group = self.get(name)
         if group is not None:
             return group
         config = self._config()
@@ -91,7 +93,8 @@ class SubscriptionGroupTable:
 
     def put_many(self, groups: Iterable[SubscriptionGroupConfig]) -> None:
         """Add or replace groups with one new data version and one write."""
-        changed = list(groups)
+        light = self._config().enable_lmq
+        changed = [group for group in groups if not (light and names.is_light_queue(group.group_name))]
         if not changed:
             return
         before = dict(self._groups)

@@ -9,16 +9,21 @@ After RocketMQ's ConsumerOffsetManager. Three tables with the same keys:
 Changes are kept in memory; `take_snapshot` and `save` write them. The broker does so every flushConsumerOffsetInterval
 and before it answers a tool that moved offsets: a crash loses the commits of one interval and no reset, and may hand
 out again a reset that was handed out in that interval. (RocketMQ writes the table of resets, but does not read it.)
+
+With enableLmq the file is `config/lmqConsumerOffset.json` instead, as in LmqConsumerOffsetManager: light groups have a
+table of their own in it, with one offset for each topic. If it is missing, the other file is read.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from fastmq.broker.state import nothing
 from fastmq.config import BrokerConfig
 from fastmq.errors import ProtocolError, StoreError
+from fastmq.protocol import names
 from fastmq.protocol.bodies import DataVersion, dumps
 from fastmq.protocol.fields import parse_int64
 from fastmq.store.tables import load_json, object_of, save_json
@@ -26,6 +31,7 @@ from fastmq.store.tables import load_json, object_of, save_json
 NOT_COMMITTED: Final = -1
 
 _SEPARATOR: Final = "@"
+LIGHT_FILE: Final = "lmqConsumerOffset.json"
 
 QueueOffsets = dict[int, int]
 
@@ -39,7 +45,9 @@ class ConsumerOffsetTable:
     """Offsets by group, topic and queue. Raises StoreError from the constructor if the file cannot be read."""
 
     def __init__(self, path: str | None, *, config: Callable[[], BrokerConfig], wall_ms: Callable[[], int]) -> None:
-        self._path = path
+        self._light = config().enable_lmq
+        self._plain_path = path
+        self._path = os.path.join(os.path.dirname(path), LIGHT_FILE) if path is not None and self._light else path
         self._config = config
         self._wall_ms = wall_ms
         self._committed: dict[str, QueueOffsets] = {}
@@ -168,12 +176,17 @@ class ConsumerOffsetTable:
     def to_body(self) -> dict[str, Any]:
         """The tables as RocketMQ's ConsumerOffsetSerializeWrapper has them: also the content of the file."""
         self.before()
-        return {
+        members: dict[str, Any] = {
             "dataVersion": self.data_version,
             "offsetTable": self._committed,
             "pullOffsetTable": self._pulled,
             "resetOffsetTable": self._reset,
         }
+        if self._light:
+            light = {key: queues[0] for key, queues in self._committed.items() if _is_light(key) and 0 in queues}
+            members["lmqOffsetTable"] = light
+            members["offsetTable"] = {key: queues for key, queues in self._committed.items() if key not in light}
+        return members
 
     def take_snapshot(self) -> bytes | None:
         """The text to save, None if nothing was committed since the last one. Give it to `save`, in any thread."""
@@ -219,6 +232,8 @@ class ConsumerOffsetTable:
 
     def _load(self) -> None:
         content = load_json(self._path) if self._path is not None else None
+        if content is None and self._light and self._plain_path is not None:
+            content = load_json(self._plain_path)  # light queues were switched on
         if content is None:
             return
         try:
@@ -228,6 +243,8 @@ class ConsumerOffsetTable:
                     queues = object_of(content[name], key)
                     if queues or table is self._committed:
                         table[key] = dict(_queue(key, *item) for item in queues.items())
+            for key, offset in object_of(content, "lmqOffsetTable").items():
+                self._committed[key] = dict([_queue(key, "0", offset)])
         except ProtocolError as error:
             raise StoreError(f"{self._path}: {error}") from error
 
@@ -241,6 +258,10 @@ def _queue(key: str, queue_id: str, offset: Any) -> tuple[int, int]:
     if number is None or type(offset) is not int:
         raise ProtocolError(f"{key} has the queue {queue_id!r} at {offset!r}")
     return number, offset
+
+
+def _is_light(key: str) -> bool:
+    return names.is_light_queue(_split(key)[1])
 
 
 def _split(key: str) -> tuple[str, str]:

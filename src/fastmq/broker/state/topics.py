@@ -84,6 +84,10 @@ def _nobody(_names: list[str]) -> None:
     pass
 
 
+def _never(_name: str) -> bool:
+    return False
+
+
 class TopicTable:
     """Topic configurations by name. `file` says when a change is durable.
 
@@ -104,6 +108,7 @@ class TopicTable:
         self._store = store
         self._wall_ms = wall_ms
         self.on_change = on_change
+        self.is_cold: Callable[[str], bool] = _never  # whether Python has to see every message of a topic
         self._topics: dict[str, TopicConfig] = {}
         self._texts: dict[str, JsonText] = {}  # of topics that were written to the file or a client before
         self._whole: JsonText | None = None
@@ -120,11 +125,13 @@ class TopicTable:
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def get(self, name: str) -> TopicConfig | None:
-        """The topic, or None."""
+        """The topic, or None. With enableLmq every light queue is one, with one queue (LmqTopicConfigManager)."""
+        if self._is_light(name):
+            return TopicConfig(name, 1, 1, PERM_READ_WRITE)
         return self._topics.get(name)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._topics
+        return isinstance(name, str) and self.get(name) is not None
 
     def __len__(self) -> int:
         return len(self._topics)
@@ -173,7 +180,7 @@ class TopicTable:
 
     def put_many(self, topics: Iterable[TopicConfig]) -> None:
         """Add or replace topics with one new data version and one write."""
-        changed = list(topics)
+        changed = [topic for topic in topics if not self._is_light(topic.topic_name)]
         if not changed:
             return
         before = dict(self._topics)
@@ -204,7 +211,7 @@ class TopicTable:
         `queue_nums` is what the client wants; it gets no more than the default topic has. The default topic needs the
         inherit bit; TBW102 loses it while autoCreateTopicEnable is off (createTopicInSendMessageMethod).
         """
-        existing = self._topics.get(name)
+        existing = self.get(name)
         if existing is not None:
             return existing
         default = self._topics.get(default_topic)
@@ -247,7 +254,16 @@ class TopicTable:
         self.put(topic)
         return topic
 
+    def refresh(self, name: str) -> None:
+        """Something else about the topic has changed that the hot road has to know."""
+        topic = self._topics.get(name)
+        if topic is not None:
+            self._tell_store(topic)
+
     # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _is_light(self, name: str) -> bool:
+        return names.is_light_queue(name) and self._config().enable_lmq
 
     def _system_topics(self) -> Iterable[TopicConfig]:
         config = self._config()
@@ -326,7 +342,7 @@ class TopicTable:
     def _store_flags(self, topic: TopicConfig) -> int:
         flags = TOPIC_MULTI_TAG if is_multi_tag(topic) else 0
         name = topic.topic_name
-        if name in self._unsaved:
+        if name in self._unsaved or self.is_cold(name):
             return flags
         ordinary = not (
             names.is_retry_topic(name)
