@@ -65,14 +65,14 @@ cdef int ext_use(Engine* e, Queue* q, int64_t base) noexcept nogil:
         for i in range(<int> strlen(e.root) + 1, n + 1):
             if path[i] == c'/' or path[i] == 0:
                 path[i] = 0
-                if e.files.mkdir(&e.files, FILE_QUEUE, path) != 0 and errno != EEXIST:
+                if e.files.mkdir(&e.files, FILE_EXT, path) != 0 and errno != EEXIST:
                     note_error(e, path)
                     return -1
                 if i < n:
                     path[i] = c'/'
     ext_path(e, q, base, path)
-    fd = e.files.open(&e.files, FILE_QUEUE, path, O_RDWR | O_CREAT)
-    if fd < 0 or e.files.ftruncate(&e.files, FILE_QUEUE, fd, e.ext_file_bytes) != 0:
+    fd = e.files.open(&e.files, FILE_EXT, path, O_RDWR | O_CREAT)
+    if fd < 0 or e.files.ftruncate(&e.files, FILE_EXT, fd, e.ext_file_bytes) != 0:
         note_error(e, path)
         if fd >= 0:
             close_fd(fd)
@@ -98,13 +98,13 @@ cdef bint ext_read(Engine* e, Queue* q, int64_t address, ExtUnit* unit) noexcept
     base = offset - offset % e.ext_file_bytes
     room = min(<int64_t> sizeof(data), base + e.ext_file_bytes - offset)
     if f.ext_fd >= 0 and f.ext_base == base:
-        got = e.files.pread(&e.files, FILE_QUEUE, f.ext_fd, data, room, offset - base)
+        got = e.files.pread(&e.files, FILE_EXT, f.ext_fd, data, room, offset - base)
     else:
         ext_path(e, q, base, path)
-        fd = e.files.open(&e.files, FILE_QUEUE, path, O_RDONLY)
+        fd = e.files.open(&e.files, FILE_EXT, path, O_RDONLY)
         if fd < 0:
             return False
-        got = e.files.pread(&e.files, FILE_QUEUE, fd, data, room, offset - base)
+        got = e.files.pread(&e.files, FILE_EXT, fd, data, room, offset - base)
         close_fd(fd)
     if got < EXT_FIXED:
         return False
@@ -166,7 +166,7 @@ cdef int64_t ext_add(Engine* e, Queue* q, int64_t tags_code, int64_t store_time,
     base = at - at % e.ext_file_bytes
     if size > base + e.ext_file_bytes - at - EXT_END_BYTES:
         put16(data, 0xFFFF)
-        if ext_use(e, q, base) != 0 or e.files.pwrite(&e.files, FILE_QUEUE, f.ext_fd, data, 2, at - base) != 2:
+        if ext_use(e, q, base) != 0 or e.files.pwrite(&e.files, FILE_EXT, f.ext_fd, data, 2, at - base) != 2:
             e.n_ext_failures += 1
             return tags_code
         at = base = base + e.ext_file_bytes
@@ -176,7 +176,7 @@ cdef int64_t ext_add(Engine* e, Queue* q, int64_t tags_code, int64_t store_time,
     put16(data + 18, <uint16_t> bits_len)
     if bits_len:
         memcpy(data + EXT_FIXED, bits, bits_len)
-    if ext_use(e, q, base) != 0 or e.files.pwrite(&e.files, FILE_QUEUE, f.ext_fd, data, size, at - base) != size:
+    if ext_use(e, q, base) != 0 or e.files.pwrite(&e.files, FILE_EXT, f.ext_fd, data, size, at - base) != size:
         e.n_ext_failures += 1
         return tags_code
     f.ext_end = at + size
@@ -193,7 +193,7 @@ cdef void ext_trim(Engine* e, Queue* q) noexcept nogil:
         return
     while f.ext_first < f.ext_last and f.ext_first + e.ext_file_bytes <= ext_offset(entry.tags_code):
         ext_path(e, q, f.ext_first, path)
-        if e.files.unlink(&e.files, FILE_QUEUE, path) != 0 and errno != ENOENT:
+        if e.files.unlink(&e.files, FILE_EXT, path) != 0 and errno != ENOENT:
             note_error(e, path)
             return
         f.ext_first += e.ext_file_bytes
@@ -209,10 +209,10 @@ cdef void ext_remove(Engine* e, Queue* q) noexcept nogil:
         return
     while base <= f.ext_last:
         ext_path(e, q, base, path)
-        e.files.unlink(&e.files, FILE_QUEUE, path)
+        e.files.unlink(&e.files, FILE_EXT, path)
         base += e.ext_file_bytes
     ext_path(e, q, -1, path)
-    e.files.rmdir(&e.files, FILE_QUEUE, path)
+    e.files.rmdir(&e.files, FILE_EXT, path)
     f.ext_first = f.ext_last = f.ext_end = -1
 
 

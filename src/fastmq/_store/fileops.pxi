@@ -10,11 +10,12 @@ cdef enum:
     CALL_MMAP, CALL_MSYNC, CALL_RENAME, CALL_UNLINK, CALL_SYNCFS, CALL_MKDIR, CALL_RMDIR
 
 cdef enum:
-    FILE_LOG, FILE_QUEUE, FILE_INDEX, FILE_CHECKPOINT, FILE_LOCK, FILE_ABORT, FILE_DIRECTORY
+    FILE_LOG, FILE_QUEUE, FILE_INDEX, FILE_CHECKPOINT, FILE_LOCK, FILE_ABORT, FILE_DIRECTORY, FILE_EXT
 
 cdef tuple _CALL_NAMES = ("open", "pwrite", "pread", "fdatasync", "fsync", "fallocate", "ftruncate", "mmap", "msync",
                           "rename", "unlink", "syncfs", "mkdir", "rmdir")
-cdef tuple _FILE_NAMES = ("commitlog", "consumequeue", "index", "checkpoint", "lock", "abort", "directory")
+cdef tuple _FILE_NAMES = ("commitlog", "consumequeue", "index", "checkpoint", "lock", "abort", "directory",
+                          "consumequeue_ext")
 
 cdef struct Fault:
     int call

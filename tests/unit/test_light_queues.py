@@ -1,0 +1,152 @@
+"""Light queues (LMQ) and bit maps as a client and the files see them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastmq.protocol.bodies import TopicConfig
+from fastmq.protocol.codes import RequestCode, ResponseCode
+from fastmq.protocol.message import decode_messages
+from unit.broker_rig import Rig, consumer
+
+TOPIC = "topic-a"
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    rig = Rig(tmp_path, enable_lmq=True, enable_multi_dispatch=True, max_lmq_consume_queue_num=3)
+    rig.broker.topics.put(TopicConfig(TOPIC, 4, 4))
+    yield rig
+    rig.close()
+
+
+def send(rig: Rig, body: bytes, names: str, **more: Any) -> Any:
+    return rig.send(TOPIC, body, properties=f"INNER_MULTI_DISPATCH\x01{names}\x02", **more)
+
+
+def bodies(reply: Any) -> list[bytes]:
+    return [message.body for message in decode_messages(reply.body)]
+
+
+def test_messages_are_pulled_from_every_queue(rig: Rig) -> None:
+    assert send(rig, b"one", "%LMQ%a,%LMQ%b").code == 0
+    assert send(rig, b"two", "%LMQ%b").code == 0
+    assert bodies(rig.pull("%LMQ%a", group="%LMQ%g")) == [b"one"]
+    assert bodies(rig.pull("%LMQ%b", group="%LMQ%g")) == [b"one", b"two"]
+    assert bodies(rig.pull(TOPIC)) == [b"one", b"two"]
+    reply = rig.pull("%LMQ%b", group="%LMQ%g", queue=1)
+    assert reply.code == ResponseCode.INVALID_PARAMETER
+    assert "%LMQ%a" not in rig.broker.topics.names()
+    assert "%LMQ%g" not in rig.broker.groups.names()
+
+
+def test_a_held_pull_of_a_light_queue(rig: Rig) -> None:
+    assert rig.pull("%LMQ%a", group="%LMQ%g", sysFlag=6) is None
+    send(rig, b"one", "%LMQ%a")
+    rig.wake()
+    ((_, reply),) = rig.peer.replies
+    assert bodies(reply) == [b"one"]
+
+
+def test_too_many(rig: Rig) -> None:
+    assert send(rig, b"one", "%LMQ%a,%LMQ%b,%LMQ%c").code == 0
+    reply = send(rig, b"two", "%LMQ%d")
+    assert reply.code == ResponseCode.SYSTEM_ERROR
+    assert reply.remark.startswith("[LMQ_CONSUME_QUEUE_NUM_EXCEEDED]")
+    assert rig.count(TOPIC) == 1
+
+
+def test_a_delayed_message_arrives_in_light_queues_when_it_is_due(rig: Rig) -> None:
+    assert rig.send(TOPIC, b"late", properties="DELAY\x011\x02INNER_MULTI_DISPATCH\x01%LMQ%a\x02").code == 0
+    assert rig.count("%LMQ%a") == 0
+    rig.clock.advance_ms(1000)
+    rig.broker.delay.due(rig.clock.wall_ms())
+    assert bodies(rig.pull("%LMQ%a", group="%LMQ%g")) == [b"late"]
+
+
+def test_offsets_of_light_groups_have_a_table_of_their_own(rig: Rig) -> None:
+    send(rig, b"one", "%LMQ%a")
+    offsets = rig.broker.offsets
+    offsets.commit("%LMQ%g", "%LMQ%a", 0, 1)
+    offsets.commit("cg", TOPIC, 0, 5)
+    offsets.persist()
+    folder = Path(rig.config.store_path_root_dir, "config")
+    content = json.loads((folder / "lmqConsumerOffset.json").read_text())
+    assert content["lmqOffsetTable"] == {"%LMQ%a@%LMQ%g": 1}
+    assert content["offsetTable"] == {f"{TOPIC}@cg": {"0": 5}}
+    assert not (folder / "consumerOffset.json").exists()
+    rig.reopen()
+    assert rig.broker.offsets.query("%LMQ%g", "%LMQ%a", 0) == 1
+    assert rig.broker.offsets.query("cg", TOPIC, 0) == 5
+    assert bodies(rig.pull("%LMQ%a", group="%LMQ%g")) == [b"one"]
+
+
+def test_switching_on_takes_the_ordinary_offsets_over(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.broker.offsets.commit("cg", TOPIC, 0, 5)
+    rig.broker.offsets.persist()
+    rig.close()
+    rig = Rig(tmp_path, enable_lmq=True)
+    assert rig.broker.offsets.query("cg", TOPIC, 0) == 5
+    rig.close()
+
+
+def test_switched_off_light_names_are_names_like_others(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.broker.topics.put(TopicConfig(TOPIC, 4, 4))
+    send(rig, b"one", "%LMQ%a")
+    assert rig.pull("%LMQ%a").code == ResponseCode.TOPIC_NOT_EXIST
+    rig.close()
+
+
+# --- bit maps ---------------------------------------------------------------------------------------------------------
+
+
+class Flags:
+    """What the store was told of topics last."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+
+    def hot(self, topic: str) -> bool:
+        return bool(self.rig.broker.topics._store_flags(TopicConfig(topic, 4, 4)) & 1)
+
+
+def test_messages_of_topics_with_filters_get_bit_maps(tmp_path: Path) -> None:
+    rig = Rig(
+        tmp_path, enable_property_filter=True, enable_consume_queue_ext=True, enable_calc_filter_bit_map=True,
+        mapped_file_size_consume_queue_ext=4096,
+    )  # fmt: skip
+    rig.broker.topics.put(TopicConfig(TOPIC, 4, 4))
+    hot = Flags(rig).hot
+    assert hot(TOPIC)
+    data = consumer("cg")
+    data["subscriptionDataSet"][0].update(subString="n > 5", expressionType="SQL92")
+    rig.heartbeat(consumerDataSet=[data])
+    assert not hot(TOPIC)
+    rig.clock.advance_ms(10)
+    for number in range(10):
+        rig.send(TOPIC, b"%d" % number, properties=f"n\x01{number}\x02")
+    assert bodies(rig.pull(TOPIC, sysFlag=0, subVersion=1)) == [b"6", b"7", b"8", b"9"]
+    known = rig.broker.filters.consumers.get(TOPIC, "cg")
+    assert known is not None
+    found = rig.store.queue_properties(
+        TOPIC, 0, 0, 20, bits=known.positions, bit_count=known.bit_count, since_ms=known.born_ms
+    )
+    assert [one is not False for one in found] == [False] * 6 + [True] * 4
+    rig.change(enable_calc_filter_bit_map=False)
+    assert hot(TOPIC)
+    rig.send(TOPIC, b"10", properties="n\x0110\x02")
+    assert bodies(rig.pull(TOPIC, offset=10, sysFlag=0, subVersion=1)) == [b"10"]
+    rig.close()
+
+
+def test_tools_see_light_topics(rig: Rig) -> None:
+    send(rig, b"one", "%LMQ%a")
+    reply = rig.ask(RequestCode.GET_MAX_OFFSET, {"topic": "%LMQ%a", "queueId": 0})
+    assert (reply.code, reply.ext["offset"]) == (0, "1")
