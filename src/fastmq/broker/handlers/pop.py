@@ -140,7 +140,7 @@ def _hold(broker: Broker, context: _PopContext, wanted: MessageFilter, page: _Pa
             entries = broker.store.queue_entries(*queue, begin, end - begin)
             return any(wanted.matches(b"", code) for _, _, code in entries)
         found = broker.store.queue_properties(*queue, begin, end - begin)
-        return any(properties is None or wanted.matches(properties) for properties in found)
+        return any(wanted.matches(one) if isinstance(one, bytes) else one is None for one in found)
 
     def again(held: HeldPop) -> None:
         left = held.deadline if held.deadline > broker.clock.monotonic() else None
