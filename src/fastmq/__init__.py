@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         TopicNotFound,
     )
     from fastmq.client.messages import Message, ReceivedMessage, SendResult, SendStatus
+    from fastmq.client.pop import PopConsumer
     from fastmq.client.producer import Producer, Receipt, Transaction, TransactionState
     from fastmq.client.pull import Consumer
     from fastmq.client.push import PushConsumer, RetryLater
@@ -56,6 +57,7 @@ _WHERE = {
     "Message": "fastmq.client.messages",
     "MessageQueue": "fastmq.protocol.bodies.config",
     "MessageTooLarge": "fastmq.client.errors",
+    "PopConsumer": "fastmq.client.pop",
     "Producer": "fastmq.client.producer",
     "PushConsumer": "fastmq.client.push",
     "Receipt": "fastmq.client.producer",
@@ -91,6 +93,7 @@ __all__ = [
     "Message",
     "MessageQueue",
     "MessageTooLarge",
+    "PopConsumer",
     "Producer",
     "PushConsumer",
     "Receipt",

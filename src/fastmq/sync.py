@@ -29,6 +29,7 @@ from typing import Any, Final, Generic, Self, TypeVar, Unpack, overload
 import anyio
 from anyio.from_thread import BlockingPortal
 
+from fastmq.client import pop as apop
 from fastmq.client import producer as aproducer
 from fastmq.client import pull as apull
 from fastmq.client import push as apush
@@ -42,7 +43,7 @@ from fastmq.client.session import SessionOptions
 from fastmq.client.subscriptions import Filter, Topics
 from fastmq.protocol.bodies.config import MessageQueue
 
-__all__ = ["Consumer", "Producer", "PushConsumer", "Receipt", "Session", "Transaction"]
+__all__ = ["Consumer", "PopConsumer", "Producer", "PushConsumer", "Receipt", "Session", "Transaction"]
 
 T = TypeVar("T")
 A = TypeVar("A", bound=Any)
@@ -392,6 +393,29 @@ class PushConsumer(_Steered[apush.PushConsumer]):
 
     def __init__(self, where: Where, group: str, listener: Listener, topics: Topics = (), **options: Any) -> None:
         super().__init__(lambda: apush.PushConsumer(_where(where), group, listener, topics, **options))
+
+
+class PopConsumer(_Blocking[apop.PopConsumer]):
+    """Blocking face of `fastmq.PopConsumer`."""
+
+    def __init__(self, where: Where, group: str, topics: Topics, **options: Any) -> None:
+        super().__init__(lambda: apop.PopConsumer(_where(where), group, topics, **options))
+
+    def receive(self, max_messages: int = apop.MAX_POP, wait: float = apop.MAX_POLL_SECONDS) -> list[ReceivedMessage]:
+        """Up to `max_messages` messages; empty after `wait` seconds."""
+        return self._run(self._it.receive, max_messages, wait)
+
+    def __iter__(self) -> Iterator[ReceivedMessage]:
+        while True:
+            yield from self.receive()
+
+    def ack(self, message: ReceivedMessage | Iterable[ReceivedMessage]) -> None:
+        """The message is done, or several are."""
+        self._run(self._it.ack, message)
+
+    def change_invisible(self, message: ReceivedMessage, seconds: float) -> None:
+        """The message comes again in so many seconds from now, if it is not acknowledged before."""
+        self._run(self._it.change_invisible, message, seconds)
 
 
 class Consumer(_Steered[apull.Consumer]):

@@ -435,3 +435,160 @@ def test_refusals(face: Face, place: Place) -> None:
             assert failed.value.retryable
 
     face.run(scenario)
+
+
+def test_transactions(face: Face, place: Place) -> None:
+    async def scenario(f: Any) -> None:
+        checked: list[str] = []
+
+        async def check(message: fastmq.ReceivedMessage) -> fastmq.TransactionState:
+            checked.append(message.text)
+            return fastmq.TransactionState.COMMIT
+
+        group = place.group("p")
+        async with f.Producer(place.namesrv, group, check=face.listener(check)) as producer:
+            await producer.send(place.name, "plain")
+            async with producer.transaction(fastmq.Message(place.name, "committed", tag="t")) as transaction:
+                pass
+            with pytest.raises(ZeroDivisionError):
+                async with producer.transaction(fastmq.Message(place.name, "rolled back")):
+                    _ = 1 / 0
+            async with producer.transaction(fastmq.Message(place.name, "asked")) as left_open:
+                left_open.state = fastmq.TransactionState.UNKNOWN
+            async with f.Consumer(place.namesrv, place.group(), place.name, start_from="first") as consumer:
+                got = {one.text: one for one in await collect(consumer, 3)}
+        assert set(got) == {"plain", "committed", "asked"}
+        assert checked == ["asked"]
+        assert got["committed"].message_id == transaction.message_id == got["committed"].transaction_id
+        assert got["committed"].tag == "t"
+
+    face.run(scenario)
+
+
+def test_timers(face: Face, place: Place) -> None:
+    async def scenario(f: Any) -> None:
+        async with f.Producer(place.namesrv) as producer:
+            begin = time.time()
+            await producer.send(fastmq.Message(place.name, "at", deliver_at=begin + 3))
+            await producer.send(fastmq.Message(place.name, "in", delay=2.0))
+            await producer.send(fastmq.Message(place.name, "now"))
+            with pytest.raises(fastmq.BrokerError):
+                await producer.send(fastmq.Message(place.name, "never", delay=400 * 86400))
+        async with f.Consumer(place.namesrv, place.group(), place.name, start_from="first") as consumer:
+            got = await collect(consumer, 3)
+        assert got[0].text == "now"
+        assert {one.text for one in got} == {"now", "in", "at"}
+        assert all(one.store_timestamp / 1000 - begin > 0.9 for one in got[1:])
+
+    face.run(scenario)
+
+
+def test_sql_chooses(face: Face, place: Place) -> None:
+    async def scenario(f: Any) -> None:
+        async with f.Producer(place.namesrv) as producer:
+            for number in range(10):
+                await producer.send(fastmq.Message(place.name, str(number), properties={"a": str(number)}))
+        topics = {place.name: fastmq.sql("a BETWEEN 3 AND 5")}
+        async with f.Consumer(place.namesrv, place.group(), topics, start_from="first") as consumer:
+            assert sorted(one.text for one in await collect(consumer, 3)) == ["3", "4", "5"]
+            assert await consumer.poll(timeout=0.1) == []
+        with pytest.raises(fastmq.BrokerError):
+            async with f.Consumer(place.namesrv, place.group("bad"), {place.name: fastmq.sql("a >>> 3")}):
+                pass
+
+    face.run(scenario)
+
+
+def test_pop(face: Face, place: Place) -> None:
+    async def scenario(f: Any) -> None:
+        async with f.Producer(place.namesrv) as producer:
+            await producer.send_batch([fastmq.Message(place.name, str(number), tag="t") for number in range(5)])
+        async with f.PopConsumer(
+            place.namesrv, place.group(), {place.name: "t"}, start_from="first", invisible_seconds=60
+        ) as consumer:
+            got: list[fastmq.ReceivedMessage] = []
+            with anyio.fail_after(PATIENCE):
+                while len(got) < 5:
+                    got += await consumer.receive(wait=5)
+            assert sorted(one.text for one in got) == [str(number) for number in range(5)]
+            kept = got.pop()
+            await consumer.ack(got[0])
+            await consumer.ack(got[1:])
+            await consumer.change_invisible(kept, 1)
+            again: list[fastmq.ReceivedMessage] = []
+            with anyio.fail_after(PATIENCE):
+                while not again:
+                    again = await consumer.receive(wait=5)
+            assert [one.message_id for one in again] == [kept.message_id]
+            assert again[0].topic == place.name
+            assert again[0].reconsume_times == 1
+            await consumer.ack(again)
+            assert await consumer.receive(wait=0.1) == []
+            with pytest.raises(fastmq.UsageError):
+                await consumer.receive(33)
+
+    face.run(scenario)
+
+
+def test_traces(face: Face, place: Place) -> None:
+    async def scenario(f: Any) -> None:
+        topic = f"trace-{place.name}"
+        seen = Seen(1)
+        async with f.Producer(place.namesrv, place.group("p"), trace=topic) as producer:
+            sent = await producer.send(fastmq.Message(place.name, "traced", tag="t", keys="k"))
+        async with f.PushConsumer(
+            place.namesrv, place.group(), face.listener(seen.listen), place.name, start_from="first", trace=topic
+        ):
+            await seen.wait()
+        async with f.Consumer(place.namesrv, place.group("t"), topic, start_from="first") as consumer:
+            records: list[list[str]] = []
+            with anyio.fail_after(PATIENCE):
+                while len(records) < 3:
+                    for message in await consumer.poll(timeout=5):
+                        assert sent.message_id in message.keys
+                        records += [record.split("\x01") for record in message.text.split("\x02") if record]
+        by_kind = {record[0]: record for record in records}
+        assert by_kind["Pub"][3:8] == [place.group("p"), place.name, sent.message_id, "t", "k"]
+        assert by_kind["Pub"][13] == "true"
+        assert by_kind["SubBefore"][5] == sent.message_id
+        assert by_kind["SubAfter"][1] == by_kind["SubBefore"][4]
+        assert by_kind["SubAfter"][4] == "true"
+
+    face.run(scenario)
+
+
+def test_a_shared_session(face: Face, place: Place) -> None:
+    async def scenario(f: Any) -> None:
+        session = f.Session(place.namesrv)
+        inner = getattr(session, "_thing", session)
+        async with (
+            session,
+            f.Producer(inner) as producer,
+            f.Consumer(inner, place.group(), place.name, start_from="first") as consumer,
+        ):
+            await producer.send(place.name, "shared")
+            assert [one.text for one in await collect(consumer, 1)] == ["shared"]
+
+    face.run(scenario)
+
+
+def test_namespaces(face: Face, place: Place) -> None:
+    async def scenario(f: Any) -> None:
+        seen = Seen(2)
+
+        async def listen(message: fastmq.ReceivedMessage) -> None:
+            await seen.listen(message)
+            if message.reconsume_times == 0:
+                raise ValueError("on purpose")
+
+        async with f.Producer(place.namesrv, namespace="ns1") as producer:
+            await producer.send(place.name, "in a namespace")
+        async with f.PushConsumer(
+            place.namesrv, place.group(), face.listener(listen), place.name, start_from="first", namespace="ns1"
+        ):
+            await seen.wait()
+        assert [one.topic for one in seen.messages] == [place.name, place.name]
+        async with f.Consumer(place.namesrv, place.group("raw"), f"ns1%{place.name}", start_from="first") as consumer:
+            assert [one.text for one in await collect(consumer, 1)] == ["in a namespace"]
+
+    face.run(scenario)

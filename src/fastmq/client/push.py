@@ -21,8 +21,10 @@ from fastmq.client.errors import ClientError
 from fastmq.client.locks import QueueLocks
 from fastmq.client.messages import ReceivedMessage
 from fastmq.client.options import ConsumerOptions
+from fastmq.client.sending import Sender
 from fastmq.client.session import Session, command
 from fastmq.client.subscriptions import Topics
+from fastmq.client.trace import Tracer, trace_group
 from fastmq.errors import UsageError
 from fastmq.protocol import message as m
 from fastmq.protocol import names
@@ -39,6 +41,7 @@ CONSUME_SECONDS: Final = 15 * 60.0
 DRAIN_SECONDS: Final = 10.0
 ORDERLY_PAUSE_SECONDS: Final = 1.0
 SEND_BACK_SECONDS: Final = 5.0
+TRACE_CLOSE_SECONDS: Final = 5.0
 YIELD_EVERY: Final = 32  # listener calls of one worker between two turns of the event loop
 
 Listener = Callable[[ReceivedMessage], Any] | Callable[[list[ReceivedMessage]], Any]
@@ -62,7 +65,7 @@ class PushConsumer(QueueConsumer):
     meanwhile. An async listener that runs longer than `consume_seconds` is cancelled, and the message comes again.
 
     Use it inside `async with`; on leaving, listeners that run may end for up to `drain_seconds`, and what they did is
-    stored.
+    stored. `trace` writes message traces, to RocketMQ's topic or to the one named.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class PushConsumer(QueueConsumer):
         consume_seconds: float = CONSUME_SECONDS,
         drain_seconds: float = DRAIN_SECONDS,
         orderly_pause_seconds: float = ORDERLY_PAUSE_SECONDS,
+        trace: bool | str = False,
         **options: Unpack[ConsumerOptions],
     ) -> None:
         super().__init__(where, group, topics, **options)
@@ -95,6 +99,9 @@ class PushConsumer(QueueConsumer):
         self._consume_seconds = consume_seconds
         self._drain_seconds = drain_seconds
         self._pause_seconds = orderly_pause_seconds
+        self._trace_topic = names.TRACE_TOPIC if trace is True else trace or ""
+        self._tracer: Tracer | None = None
+        self._trace_sender: Sender | None = None
         self._ready: deque[tuple[Assigned, list[ReceivedMessage]]] = deque()
         self._parked: list[anyio.Event] = []
         self._running = 0
@@ -104,6 +111,22 @@ class PushConsumer(QueueConsumer):
         self._locks: QueueLocks | None = None
 
     # --- life --------------------------------------------------------------------------------------------------------
+
+    async def _open(self) -> None:
+        if self._trace_topic:
+            self._trace_sender = Sender(self.session, trace_group(self.group, "CONSUME"))
+            await self._trace_sender.__aenter__()
+            self._tracer = Tracer(self._trace_topic, self._trace_sender.send)
+        await super()._open()
+        if self._tracer is not None:
+            self._tasks.spawn(self._tracer.run)
+
+    async def _close(self) -> None:
+        await super()._close()
+        if self._tracer is not None and self._trace_sender is not None:
+            with anyio.move_on_after(TRACE_CLOSE_SECONDS):
+                await self._tracer.flush()
+            await self._trace_sender.__aexit__(None, None, None)
 
     def _start_tasks(self) -> None:
         self._limiter = anyio.CapacityLimiter(self._workers)
@@ -187,6 +210,10 @@ class PushConsumer(QueueConsumer):
         argument: Any = messages if self._batch > 1 else messages[0]
         listener: Callable[[Any], Any] = self._listener
         failure: BaseException | None = None
+        traced: str | None = None
+        if self._tracer is not None:
+            host = self.session.client_id.partition("@")[0]
+            traced = self._tracer.consumption(messages, self.group, host, clock.wall_ms())
         self._running += 1
         try:
             if self._is_async:
@@ -207,6 +234,11 @@ class PushConsumer(QueueConsumer):
             if not self._running and self._drained is not None:
                 self._drained.set()
         now = clock.monotonic()
+        if self._tracer is not None and traced is not None:
+            code = 0 if failure is None else 1 if isinstance(failure, TimeoutError) else 2
+            code = 4 if isinstance(failure, RetryLater) else code
+            cost_ms = round((now - begin) * 1000)
+            self._tracer.consumed(traced, messages, self.group, clock.wall_ms(), cost_ms, code)
         self.statistics.consumed(assigned.queue.topic, failure is None, now - begin, now, len(messages))
         return failure
 

@@ -1,0 +1,330 @@
+"""PopConsumer: the broker hands out messages of any queue for a while; each is acknowledged by itself.
+
+    async with PopConsumer("127.0.0.1:9876", "group", "topic") as consumer:
+        for message in await consumer.receive(max_messages=32, wait=15):
+            ...
+            await consumer.ack(message)
+
+A message that is neither acknowledged nor given more time within its invisible time comes again. There are no queues to
+be shared and nothing to rebalance (RocketMQ 5). Requests run behind `receive`, one for each broker: what they bring
+after `receive` gave up waiting is given out by the next call, unless its time is over by then.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections import deque
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from typing import Final, Unpack
+
+import anyio
+
+from fastmq.client.background import Tasks
+from fastmq.client.errors import BrokerError, ClientClosed, ClientError, TopicNotFound
+from fastmq.client.member import SessionUser
+from fastmq.client.messages import ReceivedMessage, decode_page
+from fastmq.client.session import Session, SessionOptions, command
+from fastmq.client.subscriptions import StartFrom, Topics, read_topics, subscription, takes
+from fastmq.client.transport import Connection
+from fastmq.errors import ProtocolError, UsageError
+from fastmq.protocol import message as m
+from fastmq.protocol import names
+from fastmq.protocol.bodies.client import ConsumerData, ConsumeType, SubscriptionData
+from fastmq.protocol.codes import RequestCode, ResponseCode
+from fastmq.protocol.command import Command
+from fastmq.protocol.headers.pop import INIT_MODE_MAX, INIT_MODE_MIN
+
+log = logging.getLogger("fastmq.client")
+
+MAX_POP: Final = 32
+INVISIBLE_SECONDS: Final = 60.0
+MAX_POLL_SECONDS: Final = 15.0
+ERROR_SECONDS: Final = 1.0
+_CODES: Final = frozenset(
+    {
+        int(ResponseCode.SUCCESS),
+        int(ResponseCode.PULL_NOT_FOUND),
+        int(ResponseCode.POLLING_FULL),
+        int(ResponseCode.POLLING_TIMEOUT),
+    }
+)
+
+
+class PopConsumer(SessionUser):
+    """Takes messages by `receive` (or `async for`) and acknowledges each by itself.
+
+    `invisible_seconds`: how long nobody else gets a message that was received. `orderly`: messages of a queue one
+    after the other; those behind an unacknowledged one wait for it. `start_from`: where a new group begins, the first
+    message there is or what is sent from now on.
+    """
+
+    def __init__(
+        self,
+        where: str | Sequence[str] | Session | None,
+        group: str,
+        topics: Topics,
+        *,
+        invisible_seconds: float = INVISIBLE_SECONDS,
+        orderly: bool = False,
+        start_from: StartFrom | str = StartFrom.LAST,
+        **options: Unpack[SessionOptions],
+    ) -> None:
+        super().__init__(where, options)
+        wrong = names.validate_group(group)
+        if wrong:
+            raise UsageError(wrong)
+        self.group = group
+        self._filters = read_topics(topics)
+        if not self._filters:
+            raise UsageError("a topic is needed")
+        self._invisible_ms = round(invisible_seconds * 1000)
+        self._orderly = orderly
+        self._start_from = StartFrom(start_from)
+        if self._start_from is StartFrom.TIME:
+            raise UsageError("a pop consumer starts from the first message or the last")
+        self._wire_group = group
+        self._subscriptions: dict[str, SubscriptionData] = {}
+        self._ready: deque[tuple[ReceivedMessage, float]] = deque()
+        self._asking: set[tuple[str, str]] = set()
+        self._arrived = anyio.Event()
+        self._failure: ClientError | None = None
+        self._tasks: Tasks
+
+    # --- life --------------------------------------------------------------------------------------------------------
+
+    async def _open(self) -> None:
+        session = self.session
+        self._wire_group = session.wrap(self.group)
+        for topic, one in self._filters.items():
+            wire = session.wrap(topic)
+            self._subscriptions[wire] = subscription(wire, one)
+        self._tasks = Tasks(session.background)
+        session.add_consumer(self._wire_group, self)
+        for topic in self._subscriptions:
+            try:
+                await session.route(topic)
+            except TopicNotFound:
+                log.debug("topic %s does not exist yet", topic)
+        await session.heartbeat_now()
+
+    async def _close(self) -> None:
+        if hasattr(self, "_tasks"):
+            await self._tasks.stop()
+            self._arrived.set()
+            with anyio.move_on_after(5):
+                await self.session.remove_consumer(self._wire_group, self)
+
+    def heartbeat_part(self) -> ConsumerData:
+        """What heartbeats say of it."""
+        return ConsumerData(
+            group_name=self._wire_group,
+            consume_type=ConsumeType.CONSUME_POP,
+            consume_from_where=self._start_from.wire,
+            subscription_data_set=tuple(self._subscriptions.values()),
+        )
+
+    def routes_changed(self, topics: Collection[str]) -> None:
+        """Nothing to do: each `receive` looks at the routes."""
+
+    async def on_server_request(self, connection: Connection, request: Command) -> Command | None:
+        """There is nothing a broker could ask of it."""
+        if request.code == RequestCode.NOTIFY_CONSUMER_IDS_CHANGED:
+            return None
+        return request.reply(ResponseCode.REQUEST_CODE_NOT_SUPPORTED, f"code {request.code} is not served here")
+
+    # --- receiving ---------------------------------------------------------------------------------------------------
+
+    async def receive(self, max_messages: int = MAX_POP, wait: float = MAX_POLL_SECONDS) -> list[ReceivedMessage]:
+        """Up to `max_messages` (at most 32) messages. Waits up to `wait` seconds for the first; empty after that.
+
+        Raises what a broker refused with, when all of them did.
+        """
+        if not 1 <= max_messages <= MAX_POP:
+            raise UsageError(f"receive takes 1 to {MAX_POP} messages, not {max_messages}")
+        clock = self.session.clock
+        deadline = clock.monotonic() + wait
+        while True:
+            messages = self._take(max_messages)
+            left = deadline - clock.monotonic()
+            if messages:
+                return messages
+            if self._failure is not None and not self._asking:
+                failure, self._failure = self._failure, None
+                if not failure.retryable:
+                    raise failure
+            await self._ask(max_messages, max(0.0, left))
+            if self._ready:
+                continue
+            if left <= 0 and not self._asking:
+                return []
+            self._arrived = anyio.Event()
+            # a request that was sent with the last of our time is answered a little later
+            with anyio.move_on_after(max(0.0, left) + 0.5) as scope:
+                await self._arrived.wait()
+            if scope.cancelled_caught and clock.monotonic() >= deadline:
+                return self._take(max_messages)
+            if not self._opened:
+                raise ClientClosed("it is closed")
+            if clock.monotonic() >= deadline and not self._ready and not self._asking:
+                return []
+
+    def __aiter__(self) -> AsyncIterator[ReceivedMessage]:
+        return self._iterate()
+
+    async def _iterate(self) -> AsyncIterator[ReceivedMessage]:
+        while True:
+            for message in await self.receive():
+                yield message
+
+    def _take(self, max_messages: int) -> list[ReceivedMessage]:
+        now = self.session.clock.monotonic()
+        messages: list[ReceivedMessage] = []
+        while self._ready and len(messages) < max_messages:
+            message, until = self._ready.popleft()
+            if until > now:  # otherwise somebody else may have it already
+                messages.append(message)
+        return messages
+
+    async def _ask(self, max_messages: int, wait: float) -> None:
+        """Begin a request at each broker that has none."""
+        for topic in self._subscriptions:
+            try:
+                known = self.session.routes.get(topic)
+                route = await self.session.route(topic, refresh=known is None)
+            except TopicNotFound:
+                await anyio.sleep(min(wait, ERROR_SECONDS))
+                continue
+            for broker_name in sorted({queue.broker_name for queue in route.read_queues}):
+                if (topic, broker_name) not in self._asking:
+                    self._asking.add((topic, broker_name))
+                    self._tasks.spawn(self._pop, topic, broker_name, max_messages, min(wait, MAX_POLL_SECONDS))
+
+    async def _pop(self, topic: str, broker_name: str, max_messages: int, wait: float) -> None:
+        session = self.session
+        data = self._subscriptions[topic]
+        ext = {
+            "consumerGroup": self._wire_group,
+            "topic": topic,
+            "queueId": "-1",
+            "maxMsgNums": str(max_messages),
+            "invisibleTime": str(self._invisible_ms),
+            "pollTime": str(round(wait * 1000)),
+            "bornTime": str(session.clock.wall_ms()),
+            "initMode": str(INIT_MODE_MIN if self._start_from is StartFrom.FIRST else INIT_MODE_MAX),
+            "expType": data.expression_type,
+            "exp": data.sub_string,
+            "order": "true" if self._orderly else "false",
+            "bname": broker_name,
+        }
+        if self._orderly:
+            ext["attemptId"] = str(uuid.uuid4())
+        asked_at = session.clock.monotonic()
+        try:
+            reply = await session.call_broker(
+                broker_name, command(RequestCode.POP_MESSAGE, ext), timeout=wait + 10, accept=_CODES
+            )
+            if reply.code == ResponseCode.SUCCESS:
+                until = asked_at + self._invisible_ms / 1000
+                for message in popped(reply, broker_name, session.namespace):
+                    if takes(data, message):
+                        self._ready.append((message, until))
+                    else:
+                        self._tasks.spawn(self._ack_quietly, message)
+        except (ClientError, ProtocolError) as error:
+            log.info("receiving from %s failed: %s", broker_name, error)
+            self._failure = (
+                error if isinstance(error, ClientError) else BrokerError(ResponseCode.SYSTEM_ERROR, str(error))
+            )
+            if not isinstance(error, BrokerError):
+                await session.refresh_routes([topic])
+            await anyio.sleep(min(wait, ERROR_SECONDS))
+        finally:
+            self._asking.discard((topic, broker_name))
+            self._arrived.set()
+
+    # --- acknowledging -----------------------------------------------------------------------------------------------
+
+    async def ack(self, message: ReceivedMessage | Iterable[ReceivedMessage]) -> None:
+        """The message is done, or several are. Raises UsageError for one that was not received by a pop consumer, and
+        BrokerError or an error of the connection; whether it was acknowledged is then not known.
+        """
+        if isinstance(message, ReceivedMessage):
+            await self._ack(message)
+            return
+        failures: list[ClientError] = []
+
+        async def one(each: object) -> None:
+            assert isinstance(each, ReceivedMessage)
+            try:
+                await self._ack(each)
+            except ClientError as error:
+                failures.append(error)
+
+        await self.session.each([(one, each) for each in message])
+        if failures:
+            raise failures[0]
+
+    async def _ack(self, message: ReceivedMessage) -> None:
+        broker_name, ext = self._handle(message)
+        await self.session.call_broker(broker_name, command(RequestCode.ACK_MESSAGE, ext))
+
+    async def _ack_quietly(self, message: ReceivedMessage) -> None:
+        try:
+            await self._ack(message)
+        except ClientError as error:
+            log.info("%r, which the filter does not mean, is not acknowledged: %s", message, error)
+
+    async def change_invisible(self, message: ReceivedMessage, seconds: float) -> None:
+        """The message comes again in so many seconds from now, if it is not acknowledged before."""
+        broker_name, ext = self._handle(message)
+        ext["invisibleTime"] = str(round(seconds * 1000))
+        reply = await self.session.call_broker(broker_name, command(RequestCode.CHANGE_MESSAGE_INVISIBLETIME, ext))
+        fields = message.properties[m.PROPERTY_POP_CK].split(" ")
+        try:
+            fields[1:4] = [reply.ext["popTime"], reply.ext["invisibleTime"], reply.ext["reviveQid"]]
+            fields[0] = fields[7]  # the new checkpoint is for this message alone
+        except (KeyError, IndexError) as error:
+            raise BrokerError(ResponseCode.SYSTEM_ERROR, f"the answer cannot be read: {error!r}") from None
+        message.properties[m.PROPERTY_POP_CK] = " ".join(fields)
+
+    def _handle(self, message: ReceivedMessage) -> tuple[str, dict[str, str]]:
+        checkpoint = message.properties.get(m.PROPERTY_POP_CK, "")
+        fields = checkpoint.split(" ")
+        if len(fields) != 8:
+            raise UsageError(f"{message!r} was not received by a pop consumer")
+        _, _, _, _, retry, broker_name, queue_id, offset = fields
+        topic = self.session.wrap(message.topic)
+        if retry != "0":
+            topic = names.pop_retry_topic(self._wire_group, topic, v2=retry == "2")
+        return broker_name, {
+            "consumerGroup": self._wire_group,
+            "topic": topic,
+            "queueId": queue_id,
+            "extraInfo": checkpoint,
+            "offset": offset,
+            "bname": broker_name,
+        }
+
+
+def popped(reply: Command, broker_name: str, namespace: str = "") -> list[ReceivedMessage]:
+    """The messages of the answer to a pop, each with its checkpoint (POP_CK). Raises ProtocolError."""
+    ext = reply.ext
+    messages = decode_page(reply.body, broker_name, namespace)
+    starts: dict[int, str] = {}
+    for item in (ext.get("startOffsetInfo") or "").split(";"):
+        fields = item.split(" ")
+        if len(fields) == 3 and fields[0] == "0" and fields[1].isdigit():
+            starts[int(fields[1])] = fields[2]
+    try:
+        when = f"{ext['popTime']} {ext['invisibleTime']} {ext['reviveQid']}"
+    except KeyError as missing:
+        raise ProtocolError(f"the answer to a pop has no {missing.args[0]}") from None
+    for message in messages:
+        properties = message.properties
+        if m.PROPERTY_POP_CK not in properties:
+            queue_id = message.queue.queue_id
+            start = starts.setdefault(queue_id, str(message.queue_offset))
+            properties[m.PROPERTY_POP_CK] = f"{start} {when} 0 {broker_name} {queue_id} {message.queue_offset}"
+        properties.setdefault(m.PROPERTY_FIRST_POP_TIME, ext["popTime"])
+    return messages

@@ -1,0 +1,539 @@
+"""The road of a message from a producer to a broker: choice of queue, tries, pipelined sends.
+
+A send is prepared once and then tried: on the queue whose turn it is, and after a failure that may pass on another
+broker, until tries or time are used up. A pipelined send makes its first try at once, without a task; only when that
+fails a task takes over.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Sequence
+from typing import Final, Unpack, overload
+
+import anyio
+import anyio.lowlevel
+
+from fastmq.client.background import Tasks
+from fastmq.client.compress import Compression
+from fastmq.client.errors import (
+    BrokerError,
+    ClientError,
+    ConnectionLost,
+    PipelineFull,
+    RequestTimeout,
+    RouteError,
+    SendFailed,
+    TopicNotFound,
+    broker_error,
+)
+from fastmq.client.latency import Latencies
+from fastmq.client.member import SessionUser
+from fastmq.client.messages import Message, SendResult, SendStatus
+from fastmq.client.prepared import Prepared, Preparer, Selector
+from fastmq.client.routes import Route
+from fastmq.client.session import Session, SessionOptions
+from fastmq.client.trace import DEFAULT_REGION, Tracer, kind_of, publication, trace_group
+from fastmq.client.transport import Connection, Waiter
+from fastmq.errors import UsageError
+from fastmq.limits import MAX_MESSAGE_BYTES, MIB
+from fastmq.protocol import message as m
+from fastmq.protocol import names
+from fastmq.protocol.bodies.client import ProducerData
+from fastmq.protocol.bodies.config import MessageQueue
+from fastmq.protocol.codes import ResponseCode
+from fastmq.protocol.command import Command
+
+log = logging.getLogger("fastmq.client")
+
+DEFAULT_GROUP: Final = "fastmq-producer"
+STORED: Final = frozenset(int(status) for status in SendStatus)
+_STATUSES: Final = {int(status): status for status in SendStatus}
+YIELD_EVERY: Final = 64  # pipelined sends between two turns of the event loop
+
+
+class Receipt:
+    """A send in flight: await it for its SendResult. Its failure is raised there and nowhere else."""
+
+    __slots__ = ("_callback", "_error", "_event", "_result", "size")
+
+    def __init__(self, size: int, callback: Callable[[Receipt], None] | None = None) -> None:
+        self.size = size
+        self._result: SendResult | None = None
+        self._error: BaseException | None = None
+        self._event: anyio.Event | None = None
+        self._callback = callback
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended, well or not."""
+        return self._result is not None or self._error is not None
+
+    def result(self) -> SendResult:
+        """The result of a send that has ended. Raises what it failed with."""
+        if self._error is not None:
+            raise self._error
+        if self._result is None:
+            raise UsageError("the send has not ended yet")
+        return self._result
+
+    def __await__(self) -> Generator[object, object, SendResult]:
+        return self._wait().__await__()
+
+    async def _wait(self) -> SendResult:
+        if not self.done:
+            if self._event is None:
+                self._event = anyio.Event()
+            await self._event.wait()
+        return self.result()
+
+    def settle(self, result: SendResult | None, error: BaseException | None = None) -> None:
+        """The send has ended (for the producer)."""
+        self._result = result
+        self._error = error
+        if self._event is not None:
+            self._event.set()
+        if self._callback is not None:
+            self._callback(self)
+
+
+class SenderOptions(SessionOptions, total=False):
+    """What a producer takes by name."""
+
+    timeout: float
+    try_timeout: float
+    retries: int
+    retry_not_stored_ok: bool
+    compression: Compression | str
+    compress_over: int
+    max_message_size: int
+    max_in_flight: int
+    max_in_flight_bytes: int
+    avoid_slow_brokers: bool
+    trace: bool | str
+
+
+class Sender(SessionUser):
+    """What a producer needs to send; see Producer for the settings."""
+
+    def __init__(
+        self,
+        where: str | Sequence[str] | Session | None = None,
+        group: str = DEFAULT_GROUP,
+        *,
+        timeout: float = 5.0,
+        try_timeout: float = 3.0,
+        retries: int = 2,
+        retry_not_stored_ok: bool = False,
+        compression: Compression | str = Compression.ZLIB,
+        compress_over: int = 4096,
+        max_message_size: int = MAX_MESSAGE_BYTES,
+        max_in_flight: int = 10_000,
+        max_in_flight_bytes: int = 64 * MIB,
+        avoid_slow_brokers: bool = True,
+        trace: bool | str = False,
+        **options: Unpack[SessionOptions],
+    ) -> None:
+        super().__init__(where, options)
+        wrong = names.validate_group(group)
+        if wrong:
+            raise UsageError(wrong)
+        self.group = group
+        self._wire_group = self._session.wrap(group)
+        self._preparer = Preparer(
+            self._session, self._wire_group, Compression(compression), compress_over, max_message_size
+        )
+        self._timeout = timeout
+        self._try_timeout = try_timeout
+        self._retries = retries
+        self._retry_not_stored_ok = retry_not_stored_ok
+        self._max_in_flight = max_in_flight
+        self._max_in_flight_bytes = max_in_flight_bytes
+        self._latencies = Latencies() if avoid_slow_brokers else None
+        self._trace_topic = names.TRACE_TOPIC if trace is True else trace or ""
+        self._tracer: Tracer | None = None
+        self._trace_sender: Sender | None = None
+        self._tasks: Tasks
+        self._turns: dict[str, int] = {}
+        self._in_flight = 0
+        self._in_flight_bytes = 0
+        self._room: anyio.Event | None = None
+        self._backlogs: dict[str, deque[tuple[Prepared, Receipt]]] = {}
+        self._posted = 0
+
+    # --- life --------------------------------------------------------------------------------------------------------
+
+    async def _open(self) -> None:
+        session = self.session
+        self._tasks = Tasks(session.background)
+        session.add_producer(self._wire_group, self)
+        if self._trace_topic:
+            self._trace_sender = Sender(session, trace_group(self.group, "PRODUCE"))
+            await self._trace_sender.__aenter__()
+            self._tracer = Tracer(self._trace_topic, self._trace_sender.send)
+            self._tasks.spawn(self._tracer.run)
+        await session.heartbeat_now()
+
+    async def _close(self) -> None:
+        with anyio.move_on_after(self._timeout):
+            await self.flush()
+        if hasattr(self, "_tasks"):
+            await self._tasks.stop()
+        if self._tracer is not None and self._trace_sender is not None:
+            with anyio.move_on_after(self._timeout):
+                await self._tracer.flush()
+            await self._trace_sender.__aexit__(None, None, None)
+        await self.session.remove_producer(self._wire_group, self)
+
+    async def flush(self) -> None:
+        """Wait until no pipelined send is in flight."""
+        while self._in_flight:
+            await self._wait_for_room()
+
+    def heartbeat_part(self) -> ProducerData:
+        """What heartbeats say of it."""
+        return ProducerData(self._wire_group)
+
+    def routes_changed(self, topics: Collection[str]) -> None:
+        """Nothing to do: each send looks at the route."""
+
+    async def on_server_request(self, connection: Connection, request: Command) -> Command | None:
+        """A request of a broker."""
+        return request.reply(ResponseCode.REQUEST_CODE_NOT_SUPPORTED, f"code {request.code} is not served here")
+
+    # --- sending -----------------------------------------------------------------------------------------------------
+
+    @overload
+    async def send(
+        self, message: Message, /, *, queue: MessageQueue | None = None, selector: Selector | None = None,
+        timeout: float | None = None,
+    ) -> SendResult: ...  # fmt: skip
+
+    @overload
+    async def send(
+        self, topic: str, body: bytes | str, /, *, tag: str | None = None, keys: str | Sequence[str] = (),
+        sharding_key: str | None = None, timeout: float | None = None,
+    ) -> SendResult: ...  # fmt: skip
+
+    async def send(
+        self,
+        message: Message | str,
+        body: bytes | str = b"",
+        /,
+        *,
+        queue: MessageQueue | None = None,
+        selector: Selector | None = None,
+        timeout: float | None = None,
+        tag: str | None = None,
+        keys: str | Sequence[str] = (),
+        sharding_key: str | None = None,
+    ) -> SendResult:
+        """Send a message and wait until the broker has it. `send(Message(...))` or `send(topic, body)`.
+
+        `queue` names the queue; `selector` chooses one of the topic's; otherwise the sharding key does, or it is the
+        next one's turn. Raises SendFailed when several tries failed, else the error itself: TopicNotFound,
+        MessageTooLarge, MessageRejected, PermissionDenied, RouteError, ConnectError, RequestTimeout ...
+        """
+        if isinstance(message, str):
+            message = Message(message, body, tag, keys, sharding_key=sharding_key)
+        return await self._deliver(self._preparer.single(message, queue, selector), timeout)
+
+    async def send_batch(
+        self, messages: Sequence[Message], *, queue: MessageQueue | None = None, timeout: float | None = None
+    ) -> SendResult:
+        """Send messages of one topic as one request; they are stored together or not at all, in one queue, in order.
+
+        The result has the ids joined by commas. Raises UsageError for an empty batch, different topics or delays.
+        """
+        return await self._deliver(self._preparer.batch(messages, queue), timeout)
+
+    async def send_oneway(
+        self, message: Message, *, queue: MessageQueue | None = None, selector: Selector | None = None
+    ) -> None:
+        """Send without an answer: nobody knows whether it was stored. Raises RouteError, ConnectError."""
+        prepared = self._preparer.single(message, queue, selector)
+        route = await self._route(prepared)
+        chosen = self._choose(prepared, route, ())
+        request = self._preparer.request(prepared, chosen)
+        await self.session.oneway(self.session.broker_address(chosen.broker_name), request)
+
+    def send_nowait(
+        self,
+        message: Message,
+        *,
+        queue: MessageQueue | None = None,
+        selector: Selector | None = None,
+        callback: Callable[[Receipt], None] | None = None,
+    ) -> Receipt:
+        """Begin a send and go on: the Receipt can be awaited, or `callback` gets it when it has ended.
+
+        Sends to one queue arrive in their order as long as none of them has to be tried again. Raises PipelineFull
+        when too many are in flight, and UsageError or MessageTooLarge at once.
+        """
+        self.session.check_open()
+        prepared = self._preparer.single(message, queue, selector)
+        if self._in_flight >= self._max_in_flight or self._in_flight_bytes >= self._max_in_flight_bytes:
+            raise PipelineFull(f"{self._in_flight} sends are in flight")
+        receipt = Receipt(prepared.size, callback)
+        self._in_flight += 1
+        self._in_flight_bytes += prepared.size
+        backlog = self._backlogs.get(prepared.topic)
+        if backlog is not None:
+            backlog.append((prepared, receipt))
+        elif not self._post(prepared, receipt):
+            self._backlogs[prepared.topic] = deque([(prepared, receipt)])
+            self.session.background.spawn(self._work_off, prepared.topic)
+        return receipt
+
+    async def send_async(
+        self,
+        message: Message,
+        *,
+        queue: MessageQueue | None = None,
+        selector: Selector | None = None,
+        callback: Callable[[Receipt], None] | None = None,
+    ) -> Receipt:
+        """As `send_nowait`, but waits while too many sends are in flight."""
+        while self._in_flight >= self._max_in_flight or self._in_flight_bytes >= self._max_in_flight_bytes:
+            await self._wait_for_room()
+        self._posted += 1
+        if self._posted % YIELD_EVERY == 0:
+            await anyio.lowlevel.checkpoint()
+        return self.send_nowait(message, queue=queue, selector=selector, callback=callback)
+
+    async def queues(self, topic: str) -> list[MessageQueue]:
+        """The queues of a topic that can be sent to."""
+        route = await self.session.route(self.session.wrap(topic), borrow=True)
+        return [MessageQueue(topic, one.broker_name, one.queue_id) for one in route.write_queues]
+
+    # --- trying ------------------------------------------------------------------------------------------------------
+
+    async def _route(self, prepared: Prepared) -> Route:
+        route = await self.session.route(prepared.topic, borrow=True)
+        if not route.write_queues:
+            route = await self.session.route(prepared.topic, refresh=True, borrow=True)
+        return route
+
+    def _choose(self, prepared: Prepared, route: Route, avoid: Collection[str]) -> MessageQueue:
+        """The queue of the next try. Raises RouteError if the topic has none."""
+        queues = route.write_queues
+        if prepared.fixed_queue is not None:
+            return prepared.fixed_queue
+        if not queues:
+            raise RouteError(f"topic {prepared.topic} has no queue that can be written")
+        message = prepared.message
+        if prepared.selector is not None:
+            shown = [MessageQueue(message.topic, one.broker_name, one.queue_id) for one in queues]
+            return prepared.selector(shown, message)
+        if message.sharding_key is not None:
+            return queues[abs(m.java_hash(message.sharding_key)) % len(queues)]
+        turn = self._turns[prepared.topic] = self._turns.get(prepared.topic, -1) + 1
+        if self._latencies is None and not avoid:
+            return queues[turn % len(queues)]
+        return (self._latencies or Latencies()).choose(
+            queues, turn, self.session.clock.monotonic(), avoid.__contains__ if avoid else None
+        )
+
+    async def _deliver(
+        self, prepared: Prepared, timeout: float | None = None, attempts: Sequence[ClientError] = ()
+    ) -> SendResult:
+        """Try until it is stored or there is no more hope."""
+        session = self.session
+        session.check_open()
+        failures = list(attempts)
+        avoid: set[str] = set()
+        deadline = session.clock.monotonic() + (self._timeout if timeout is None else timeout)
+        stored: SendResult | None = None
+        while len(failures) <= self._retries:
+            left = deadline - session.clock.monotonic()
+            if left <= 0:
+                break
+            queue: MessageQueue | None = None
+            try:
+                with anyio.fail_after(left):
+                    queue = self._choose(prepared, await self._route(prepared), avoid)
+                    stored = await self._try(prepared, queue, min(left, self._try_timeout))
+                if stored.status is SendStatus.SEND_OK or not self._retry_not_stored_ok:
+                    return stored
+                failures.append(broker_error(stored.status, "stored, but not as safely as it should be"))
+            except ClientError as error:
+                failures.append(error)
+                if not error.retryable:
+                    break
+                if isinstance(error, TopicNotFound | BrokerError) and error.retryable:
+                    await self._refresh_quietly(prepared.topic)
+            except TimeoutError:
+                failures.append(RequestTimeout(f"the send to {prepared.topic} took longer than {left:.3g} s"))
+            if queue is not None:
+                avoid.add(queue.broker_name)
+        if stored is not None:
+            return stored
+        return self._give_up(prepared, failures)
+
+    async def _refresh_quietly(self, topic: str) -> None:
+        try:
+            await self.session.route(topic, refresh=True, borrow=True)
+        except ClientError as error:
+            log.debug("the route of %s cannot be refreshed: %s", topic, error)
+
+    def _give_up(self, prepared: Prepared, failures: list[ClientError]) -> SendResult:
+        if not failures:
+            raise RequestTimeout(f"no time was left to send to {prepared.topic}")
+        last = failures[-1]
+        if isinstance(last, BrokerError) and last.code == ResponseCode.TOPIC_NOT_EXIST:
+            raise TopicNotFound(prepared.topic, last.remark) from last
+        if len(failures) == 1:
+            raise last
+        raise SendFailed(prepared.topic, failures) from last
+
+    async def _try(self, prepared: Prepared, queue: MessageQueue, timeout: float) -> SendResult:
+        session = self.session
+        begin = session.clock.monotonic()
+        try:
+            reply = await session.call_broker(
+                queue.broker_name, self._preparer.request(prepared, queue), timeout=timeout, accept=STORED
+            )
+        except BrokerError:
+            self._note(queue.broker_name, begin)
+            self._trace(prepared, queue, None, begin)
+            raise
+        except ClientError:
+            if self._latencies is not None:
+                self._latencies.record_failure(queue.broker_name, session.clock.monotonic())
+            self._trace(prepared, queue, None, begin)
+            raise
+        self._note(queue.broker_name, begin)
+        result = self._result(prepared, queue, reply)
+        self._trace(prepared, queue, result, begin)
+        return result
+
+    def _trace(self, prepared: Prepared, queue: MessageQueue, result: SendResult | None, begin: float) -> None:
+        if self._tracer is None or (result is not None and not result.traced):
+            return
+        session = self.session
+        message = prepared.message
+        self._tracer.add(
+            publication(
+                now_ms=prepared.born_ms,
+                region=(result.region if result is not None else None) or DEFAULT_REGION,
+                group=self.group,
+                topic=message.topic,
+                message_id=prepared.message_id,
+                tags=message.tag,
+                keys=message.keys if isinstance(message.keys, str) else m.KEY_SEPARATOR.join(message.keys),
+                store_host=session.routes.address(queue.broker_name, any_other=True) or "",
+                body_length=len(prepared.body),
+                cost_ms=round((session.clock.monotonic() - begin) * 1000),
+                kind=kind_of(message, prepared.sys_flag),
+                offset_id=None if result is None else result.offset_id,
+                ok=result is not None,
+                client_host=session.client_id.partition("@")[0],
+            )
+        )
+
+    def _note(self, broker_name: str, begin: float) -> None:
+        if self._latencies is not None:
+            now = self.session.clock.monotonic()
+            self._latencies.record(broker_name, now - begin, now)
+
+    def _result(self, prepared: Prepared, queue: MessageQueue, reply: Command) -> SendResult:
+        ext = reply.ext
+        try:
+            return SendResult(
+                prepared.message_id,
+                ext["msgId"],
+                MessageQueue(prepared.message.topic, queue.broker_name, int(ext["queueId"])),
+                int(ext["queueOffset"]),
+                _STATUSES[reply.code],
+                ext.get("transactionId"),
+                ext.get("recallHandle"),
+                ext.get("MSG_REGION"),
+                ext.get("TRACE_ON") != "false",
+            )
+        except (KeyError, ValueError) as error:
+            raise BrokerError(reply.code, f"the answer to a send cannot be read: {error!r}") from None
+
+    # --- pipelined ---------------------------------------------------------------------------------------------------
+
+    def _post(self, prepared: Prepared, receipt: Receipt) -> bool:
+        """Make the first try if route and connection are there. False if they have to be waited for."""
+        session = self.session
+        route = session.routes.get(prepared.topic)
+        if route is None or route.provisional or not route.write_queues:
+            return False
+        try:
+            queue = self._choose(prepared, route, ())
+            connection = session.open_connection(session.broker_address(queue.broker_name))
+            if connection is None:
+                return False
+            request = session.sign(self._preparer.request(prepared, queue))
+            connection.post(request, self._try_timeout, lambda waiter: self._on_reply(prepared, receipt, queue, waiter))
+        except (ConnectionLost, RouteError):
+            return False
+        return True
+
+    def _on_reply(self, prepared: Prepared, receipt: Receipt, queue: MessageQueue, waiter: Waiter) -> None:
+        reply = waiter.reply
+        error: ClientError
+        if reply is not None:
+            self._note(queue.broker_name, waiter.sent_at)
+            if reply.code in STORED:
+                try:
+                    result = self._result(prepared, queue, reply)
+                    self._trace(prepared, queue, result, waiter.sent_at)
+                    return self._settle(receipt, result)
+                except BrokerError as unreadable:
+                    return self._settle(receipt, None, unreadable)
+            error = broker_error(reply.code, reply.remark, queue.broker_name)
+        else:
+            assert waiter.error is not None
+            error = waiter.error
+            if self._latencies is not None:
+                self._latencies.record_failure(queue.broker_name, self.session.clock.monotonic())
+        self._trace(prepared, queue, None, waiter.sent_at)
+        if not error.retryable or self._retries == 0 or not self.session.background.is_open:
+            return self._settle(receipt, None, error)
+        self.session.background.spawn(self._retry, prepared, receipt, error)
+        return None
+
+    async def _retry(self, prepared: Prepared, receipt: Receipt, error: ClientError | None) -> None:
+        result: SendResult | None = None
+        failure: BaseException | None = ConnectionLost("the client was closed before the send ended")
+        try:
+            result = await self._deliver(prepared, None, () if error is None else (error,))
+            failure = None
+        except ClientError as caught:
+            failure = caught
+        except Exception as caught:  # a selector's
+            failure = caught
+        finally:
+            self._settle(receipt, result, failure)
+
+    async def _work_off(self, topic: str) -> None:
+        """Send what gathered while the route or the connection was not there, in its order."""
+        backlog = self._backlogs[topic]
+        try:
+            while backlog:
+                prepared, receipt = backlog[0]
+                if not self._post(prepared, receipt):
+                    await self._retry(prepared, receipt, None)
+                backlog.popleft()
+        finally:
+            del self._backlogs[topic]
+            for _, receipt in backlog:
+                if not receipt.done:
+                    self._settle(receipt, None, ConnectionLost("the client was closed before the send ended"))
+
+    def _settle(self, receipt: Receipt, result: SendResult | None, error: BaseException | None = None) -> None:
+        self._in_flight -= 1
+        self._in_flight_bytes -= receipt.size
+        if self._room is not None:
+            self._room.set()
+            self._room = None
+        receipt.settle(result, error)
+
+    async def _wait_for_room(self) -> None:
+        if self._room is None:
+            self._room = anyio.Event()
+        await self._room.wait()
