@@ -102,6 +102,7 @@ cdef extern from *:
     int munmap(void*, size_t) nogil
     int msync(void*, size_t, int) nogil
     int madvise(void*, size_t, int) nogil
+    ssize_t readahead(int, off_t, size_t) nogil
     int rename_file "rename"(const char*, const char*) nogil
     int unlink(const char*) nogil
     int mkdir(const char*, int) nogil

@@ -286,6 +286,15 @@ cdef int turn_write(Engine* e) noexcept nogil:
     return status
 
 
+cdef inline void wake_allocator(Engine* e) noexcept nogil:
+    """If less than half of what is kept ready ahead of the writer is left."""
+    cdef Segment* s = e.run[e.run_count - 1]
+    cdef int64_t used = e.written - s.base
+    if load64(&s.allocated) - used <= e.allocate_step // 2 or (
+            load64(&s.cached) - used <= CACHED_AHEAD // 2 and load64(&s.cached) < load64(&s.allocated)):
+        pthread_cond_signal(&e.allocate_wake)
+
+
 cdef int turn_commit(Engine* e) noexcept nogil:
     """Write, publish or leave to the flusher, and let the lock go."""
     cdef int status = ST_OK
@@ -307,8 +316,7 @@ cdef int turn_commit(Engine* e) noexcept nogil:
                 pthread_cond_signal(&e.flush_wake)
             else:
                 publish(e, e.written)
-            if e.run[e.run_count - 1].allocated - (e.written - e.run[e.run_count - 1].base) <= e.allocate_step // 2:
-                pthread_cond_signal(&e.allocate_wake)
+            wake_allocator(e)
     if e.index_waiting:
         e.index_waiting = False
         pthread_cond_signal(&e.index_wake)

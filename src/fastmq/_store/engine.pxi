@@ -15,6 +15,8 @@
 cdef enum:
     TAIL_ENTRIES = 32           # newest entries of a queue kept in memory, a power of two
     PATH_BYTES = 4096
+    CACHED_AHEAD = 16 << 20     # pages of the log that are made before the writer comes to them
+    CACHED_STEP = 1 << 20
     TURN_BYTES = 4 << 20        # turn buffer; one larger record or batch makes it grow
     LMQ_MAX = 1024              # light queues of one message
     LMQ_TEXT_BYTES = 32768
@@ -25,6 +27,7 @@ cdef struct Segment:
     int fd                      # -1 once full and flushed
     uint8_t* map
     int64_t allocated           # bytes from the start that have blocks (what we know of)
+    int64_t cached              # bytes from the start that have pages in the page cache, as far as the writer goes
     int references              # guarded by seg_lock; the run itself holds one
     int64_t length
 
