@@ -4,6 +4,7 @@ import pytest
 import trio
 import trio.testing
 
+from fastmq.broker.delivery.notices import CROWD
 from fastmq.protocol.bodies import SubscriptionGroupConfig, TopicConfig, loads_lenient
 from fastmq.protocol.codes import RequestCode
 from unit.broker_rig import FakePeer, Rig, consumer
@@ -166,6 +167,65 @@ class TestBatchedNotices:
                 nursery.cancel_scope.cancel()
 
         trio.run(rounds, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+class TestCrowds:
+    """Groups of many members are told at most twice a second, and always once after the last change."""
+
+    @pytest.fixture
+    def crowd(self, rig):
+        peers = [FakePeer(number) for number in range(2, 2 + CROWD)]
+        for peer in peers:
+            rig.heartbeat(f"client-{peer.id}", peer=peer, consumerDataSet=[consumer()])
+        assert told(peers[0]) == ["cg"] * CROWD, "a group of a few is told each time"
+        return peers
+
+    def join(self, rig, number):
+        peer = FakePeer(number)
+        rig.heartbeat(f"client-{number}", peer=peer, consumerDataSet=[consumer()])
+        return peer
+
+    def test_changes_in_quick_succession_are_told_together(self, rig, crowd):
+        for peer in crowd:
+            told(peer)
+        newcomers = [self.join(rig, 100 + number) for number in range(5)]
+        assert told(crowd[0]) == ["cg"], "the first one of them at once"
+        assert [told(peer) for peer in newcomers] == [["cg"], [], [], [], []]
+        rig.clock.advance_ms(500)
+        rig.broker.notices.tell_crowded()
+        assert told(crowd[0]) == ["cg"]
+        assert [told(peer) for peer in newcomers] == [["cg"]] * 5
+        rig.broker.notices.tell_crowded()
+        assert told(crowd[0]) == []
+
+    def test_after_a_while_it_is_at_once_again(self, rig, crowd):
+        self.join(rig, 100)
+        told(crowd[0])
+        rig.clock.advance_ms(500)
+        self.join(rig, 101)
+        assert told(crowd[0]) == ["cg"]
+        rig.broker.notices.tell_crowded()
+        assert told(crowd[0]) == []
+
+    def test_small_groups_do_not_wait_for_crowds(self, rig, crowd):
+        self.join(rig, 100)
+        self.join(rig, 101)
+        rig.heartbeat(consumerDataSet=[consumer("small")])
+        assert told(rig.peer) == ["small"]
+
+    def test_the_last_change_is_told_within_a_second(self, rig, crowd):
+        async def joins():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(rig.broker.notices.run)
+                await trio.testing.wait_all_tasks_blocked()
+                self.join(rig, 100)
+                told(crowd[0])
+                self.join(rig, 101)
+                await trio.sleep(0.6)
+                assert told(crowd[0]) == ["cg"]
+                nursery.cancel_scope.cancel()
+
+        trio.run(joins, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
 class TestNotices:
