@@ -6,7 +6,7 @@ import trio
 from fastmq.protocol.bodies import SubscriptionGroupConfig, TopicConfig
 from fastmq.protocol.codes import RequestCode
 from fastmq.protocol.message import decode_properties, parse_message_id
-from unit.broker_rig import Rig
+from unit.broker_rig import Rig, consumer
 
 
 @pytest.fixture
@@ -191,6 +191,22 @@ def test_retries_spread_over_the_queues_of_the_group(rig, sent):
     rig.broker.delay.due(rig.clock.wall_ms())
     assert rig.count("%RETRY%cg", 0) + rig.count("%RETRY%cg", 1) == 20
     assert rig.count("%RETRY%cg", 1) > 0
+
+
+@pytest.mark.parametrize("before", [0, 1, 3])
+def test_a_group_may_ask_for_other_numbers_of_retry_queues_later(rig, sent, before):
+    """What is sent to a queue is always in one that the members read."""
+    rig.broker.groups.put(SubscriptionGroupConfig(group_name="cg", retry_queue_nums=before))
+    rig.heartbeat(consumerDataSet=[consumer()])
+    assert rig.broker.topics.get("%RETRY%cg").read_queue_nums == before
+    rig.broker.groups.put(SubscriptionGroupConfig(group_name="cg", retry_queue_nums=2))
+    for _ in range(20):
+        assert give_back(rig, sent[0], level=1).code == 0
+    rig.clock.advance_ms(1000)
+    rig.broker.delay.due(rig.clock.wall_ms())
+    assert rig.count("%RETRY%cg", 0) + rig.count("%RETRY%cg", 1) == 20
+    topic = rig.broker.topics.get("%RETRY%cg")
+    assert topic.read_queue_nums == topic.write_queue_nums == max(before, 2)
 
 
 def test_a_group_without_retry_queues_loses_the_message_on_purpose(rig, sent):

@@ -204,10 +204,12 @@ class TestAutoCreation:
 def test_retry_topics_are_made_once_and_follow_the_order_mark(topics):
     topic = topics.table.create_internal("%RETRY%g", queue_nums=2, sys_flag=2)
     assert (*queues_and_perm(topic), topic.topic_sys_flag, topic.order) == (2, 2, 6, 2, False)
-    assert topics.table.create_internal("%RETRY%g", queue_nums=7) is topic
+    assert topics.table.create_internal("%RETRY%g", queue_nums=1) is topic
+    grown = topics.table.create_internal("%RETRY%g", queue_nums=3)
+    assert (*queues_and_perm(grown), grown.topic_sys_flag, grown.order) == (3, 3, 6, 2, False)
     assert topics.table.create_internal("%RETRY%g", queue_nums=7, order=True).order
     assert topics.table.create_internal("%RETRY%g", queue_nums=7).order
-    assert topics.told == [["%RETRY%g"], ["%RETRY%g"]]
+    assert topics.told == [["%RETRY%g"]] * 3
 
 
 def test_a_file_of_rocketmq_is_read(topics):

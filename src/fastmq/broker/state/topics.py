@@ -239,14 +239,21 @@ class TopicTable:
     ) -> TopicConfig:
         """A retry or dead-letter topic: created if missing (createTopicInSendMessageBackMethod).
 
-        `order` sets the order mark, of an existing topic too; None leaves it alone.
+        `order` sets the order mark, of an existing topic too; None leaves it alone. An existing topic with fewer queues
+        gets more: a group may ask for more retry queues later, and what is sent to a queue must be read by somebody.
         """
         topic = self._topics.get(name)
         if topic is not None:
-            if order is not None and topic.order != order:
-                topic = replace(topic, order=order)
-                self.put(topic)
-            return topic
+            wanted = replace(
+                topic,
+                order=topic.order if order is None else order,
+                read_queue_nums=max(topic.read_queue_nums, queue_nums),
+                write_queue_nums=max(topic.write_queue_nums, queue_nums),
+            )
+            if wanted == topic:
+                return topic
+            self.put(wanted)
+            return wanted
         topic = TopicConfig(
             topic_name=name, read_queue_nums=queue_nums, write_queue_nums=queue_nums, perm=perm,
             order=bool(order), topic_sys_flag=sys_flag,
