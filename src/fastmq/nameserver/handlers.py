@@ -57,6 +57,10 @@ DANGEROUS: Final = frozenset(
 )
 
 
+FAQ: Final = "See https://rocketmq.apache.org/docs/bestPractice/06FAQ for further details."
+"""The pointer that RocketMQ puts behind some remarks; clients add one of their own where it is missing."""
+
+
 # --- routes ----------------------------------------------------------------------------------------------------------
 
 
@@ -69,7 +73,7 @@ def get_route(server: NameServer, peer: Peer, request: Command) -> Reply:
     route = server.routes.route(header.topic, acting_master=config.support_acting_master)
     if route is None:
         raise RequestError(
-            ResponseCode.TOPIC_NOT_EXIST, f"No topic route info in name server for the topic: {header.topic}"
+            ResponseCode.TOPIC_NOT_EXIST, f"No topic route info in name server for the topic: {header.topic}\n{FAQ}"
         )
     zone = request.ext.get("__ZONE_NAME", "").strip()
     if zone and request.ext.get("__ZONE_MODE", "").lower() == "true":

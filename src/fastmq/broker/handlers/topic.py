@@ -222,6 +222,9 @@ async def delete_topic(broker: Broker, peer: Peer, request: Command) -> Reply:
         broker.pop.inflight.forget(topic=topic)
         broker.broadcast.delete(topic=topic)
         broker.popwaits.topic_gone(topic)
+    # before the messages go: after a crash no group may be ahead of a topic that is made anew
+    await broker.save_consumer_offsets()
+    for topic in doomed:
         await trio.to_thread.run_sync(broker.store.delete_topic_data, topic)
         if broker.config.auto_delete_unused_stats:
             broker.stats.forget_topic(topic)
