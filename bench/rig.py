@@ -87,6 +87,10 @@ class Wire:
         """EOFError if the server closes the connection."""
         self._number += 1
         self._socket.sendall(encode_frame(Command(code, opaque=self._number, ext=dict(ext or {}), body=body)))
+        return self.receive()
+
+    def receive(self) -> Command:
+        """The next frame from the server. EOFError if it closes the connection."""
         head = self._receive(4)
         return decode_frame(head + self._receive(int.from_bytes(head, "big")))
 

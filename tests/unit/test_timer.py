@@ -238,7 +238,7 @@ class TestRecall:
             recall(rig, reply)
         run_until(rig, rig.clock.wall_ms() + 5000)
         assert rig.count("topic-a") == 0
-        assert rig.broker.timers.files.metrics.total in (0, -2)
+        assert rig.broker.timers.files.metrics.total == 0
 
     def test_refusals(self, rig):
         handle = rig.send(properties="TIMER_DELAY_SEC\x0160\x02").ext["recallHandle"]

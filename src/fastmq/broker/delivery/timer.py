@@ -66,13 +66,12 @@ class TimerStore(Protocol):
 
 @dataclass(slots=True)
 class _OpenSlot:
-    """A slot in memory: its messages as a heap of (due, position), and what takes messages of it back."""
+    """A slot in memory: its messages as a heap of (due, position)."""
 
     next: int  # where the chain goes on that is not loaded, or -1
     bound: Bound | None = None  # records before it were delivered by an earlier run
     waiting: list[Bound] = field(default_factory=list)
-    taken_back: dict[str, str] = field(default_factory=dict)  # key of a recall: real topic
-    found: set[str] = field(default_factory=set)  # the keys of which something was found
+    known: list[str] = field(default_factory=list)  # keys of these
     served: bool = False
 
     @property
@@ -81,6 +80,16 @@ class _OpenSlot:
         if not self.served:
             return None
         return self.waiting[0] if self.waiting else _LAST
+
+
+@dataclass(slots=True)
+class _Recall:
+    """What takes the messages of one key back. It counts until its slot is over."""
+
+    topic: str
+    slot_ms: int
+    recalls: int = 0
+    found: int = 0
 
 
 @dataclass(slots=True)
@@ -115,12 +124,15 @@ class TimerDelivery:
         self.precision_ms = self._precision_ms = files.precision_ms
         self._on_delivered = on_delivered
         self._open: dict[int, _OpenSlot] = {}
+        self._recalls: dict[str, _Recall] = {}
+        self._loaded = False  # all that was open when an earlier run ended
         self._opened_to = files.read_ms - files.precision_ms
         self._floor = files.read_ms  # slots before this one take no more messages
         self._now_ms = files.version.timestamp
         self._stopped = False
         self._gate: tuple[int, int] = (0, 0)  # (queue offset, time): what was stored until then lies before the offset
         self._allowed_ms = 0  # what is due until then may be delivered
+        self._rolled_end = 0  # queue offset behind the last message that was sent on to a later slot
         self._stuck = False
         self._wake = trio.Event()
         self.enqueued = self.delivered = 0
@@ -269,7 +281,7 @@ class TimerDelivery:
             files.metrics.add(one.topic, -1 if magic & MAGIC_DELETE else 1)
             if slot_ms in opened:
                 due_ms = slot_ms + self._precision_ms if magic & MAGIC_ROLL else one.due_ms
-                self._add(self._open.setdefault(slot_ms, _OpenSlot(-1)), due_ms, position, magic, one)
+                self._add(slot_ms, self._open.setdefault(slot_ms, _OpenSlot(-1)), due_ms, position, magic, one)
             elif slot_ms <= self._floor and slot_ms not in self._open:
                 self._open_slot(slot_ms)
         self.enqueued += len(placed)
@@ -316,12 +328,13 @@ class TimerDelivery:
                         log.error("timer log: position %d is not part of slot %d", position, slot_ms)
                     break
                 slot.next = record.previous if record.previous < position else -1
-                self._take(slot, position, record)
+                self._take(slot_ms, slot, position, record)
             if slot.next >= 0:
                 outcome.at(self._now_ms)
                 return
+        self._loaded = True
 
-    def _take(self, slot: _OpenSlot, position: int, record: TimerRecord) -> None:
+    def _take(self, slot_ms: int, slot: _OpenSlot, position: int, record: TimerRecord) -> None:
         """One record of the chain goes into memory."""
         due_ms, magic = record.due_ms, record.magic
         one = None
@@ -334,29 +347,32 @@ class TimerDelivery:
                 due_ms = due_ms if one is None else one.due_ms
         known = slot.bound is not None and position < self.files.bounds_end and (due_ms, position) < slot.bound
         if not known or magic & MAGIC_DELETE:
-            self._add(slot, due_ms, position, magic, one)
+            self._add(slot_ms, slot, due_ms, position, magic, one)
         elif one is not None or (one := self._read(record.log_offset, record.log_size, 0)) is not None:
-            slot.found.add(one.key)
+            slot.known.append(one.key)
 
-    def _add(self, slot: _OpenSlot, due_ms: int, position: int, magic: int, one: _Followed | None) -> None:
-        if magic & MAGIC_DELETE and not magic & MAGIC_ROLL:
-            if one is not None:
-                slot.taken_back[one.key] = one.topic
-        else:
+    def _add(
+        self, slot_ms: int, slot: _OpenSlot, due_ms: int, position: int, magic: int, one: _Followed | None
+    ) -> None:  # fmt: skip
+        if magic & MAGIC_ROLL or not magic & MAGIC_DELETE:
             heapq.heappush(slot.waiting, (due_ms, position))
+        elif one is not None:
+            recall = self._recalls.setdefault(one.key, _Recall(one.topic, slot_ms))
+            recall.slot_ms = max(recall.slot_ms, slot_ms)
+            recall.recalls += 1
 
     def _pass(self, now_ms: int, outcome: Due) -> None:
         """Leave the slots that are over and empty behind."""
         files = self.files
+        if files.queue_offset < self._rolled_end:
+            return  # what was sent on must find its slot, and the recalls in it, still there
         left = PASS_A_STEP
         while now_ms >= files.read_ms + self._precision_ms or files.read_ms < self._floor:
             slot = self._open.get(files.read_ms)
             if slot is not None:
                 if slot.next >= 0 or slot.waiting:
                     break
-                for key, topic in slot.taken_back.items():
-                    if key not in slot.found:  # it was counted all the same
-                        files.metrics.add(topic, 1)
+                self._forget_recalls(files.read_ms, slot)
                 del self._open[files.read_ms]
             elif files.read_ms > self._opened_to:
                 self._load(outcome)
@@ -368,6 +384,16 @@ class TimerDelivery:
             if left == 0:
                 self._jump(now_ms)
                 break
+
+    def _forget_recalls(self, slot_ms: int, slot: _OpenSlot) -> None:
+        """A slot is over: so are the recalls in it. Those that found nothing were counted all the same."""
+        for key in slot.known:
+            if key in self._recalls:
+                self._recalls[key].found += 1
+        for key in [key for key, recall in self._recalls.items() if recall.slot_ms <= slot_ms]:
+            recall = self._recalls.pop(key)
+            if recall.recalls != recall.found:
+                self.files.metrics.add(recall.topic, recall.recalls - recall.found)
 
     def _jump(self, now_ms: int) -> None:
         """Leave a long way of empty slots behind at once."""
@@ -385,6 +411,8 @@ class TimerDelivery:
 
     def _deliver_due(self, until_ms: int, outcome: Due) -> None:
         """Deliver what is due until a time, the earliest first."""
+        if not self._loaded:
+            return
         left = DELIVER_A_STEP
         for slot_ms in sorted(self._open):
             slot = self._open[slot_ms]
@@ -395,7 +423,7 @@ class TimerDelivery:
                     outcome.at(self._now_ms)
                     return
                 left -= 1
-                if not self._deliver(slot, slot.waiting[0][1]):
+                if not self._deliver(slot.waiting[0][1]):
                     outcome.at(self._now_ms + RETRY_MS)
                     return
                 heapq.heappop(slot.waiting)
@@ -404,7 +432,7 @@ class TimerDelivery:
             if slot.waiting:
                 outcome.at(max(slot.waiting[0][0], self._now_ms))
 
-    def _deliver(self, slot: _OpenSlot, position: int) -> bool:
+    def _deliver(self, position: int) -> bool:
         """Store one message where it belongs. False: not possible now. What can never be delivered is passed over."""
         record = self.files.log.read(position)
         data = None if record is None else self._store.read_record(record.log_offset)
@@ -423,8 +451,9 @@ class TimerDelivery:
             return True
         rolls = record.magic & MAGIC_ROLL != 0
         key = delete_key(topic, properties.get(m.PROPERTY_UNIQUE_KEY, ""))
-        if not rolls and key in slot.taken_back:
-            slot.found.add(key)
+        recall = None if rolls else self._recalls.get(key)
+        if recall is not None:
+            recall.found += 1
             return True  # the recall was counted already
         target: str | None = names.TIMER_TOPIC if rolls else topic
         queue_id = 0 if rolls else parse_int32(properties.get(m.PROPERTY_REAL_QUEUE_ID))
@@ -445,8 +474,11 @@ class TimerDelivery:
             return False
         else:
             self._stuck = False
-            self.delivered += 1
-            self._on_delivered(target, queue_id, appended)
+            if rolls:
+                self._rolled_end = appended.queue_offset + 1
+            else:
+                self.delivered += 1
+                self._on_delivered(target, queue_id, appended)
         self.files.metrics.add(topic, 1 if record.magic & MAGIC_DELETE else -1)
         return True
 

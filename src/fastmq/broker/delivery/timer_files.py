@@ -93,7 +93,7 @@ class TimerFiles:
 
     def _recover(self, check: TimerCheck | None) -> None:
         timer_log, wheel = self.log, self.wheel
-        ours = check is not None and check.precision_ms > 0
+        ours = check is None or check.precision_ms > 0  # Apache RocketMQ makes the file before anything else
         known = TimerCheck() if check is None else check
         if check is not None and check.read_ms > 0:
             self.read_ms = wheel.floor(check.read_ms)
