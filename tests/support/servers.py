@@ -31,6 +31,7 @@ SETTINGS: Mapping[str, str] = {
     "autoCreateTopicEnable": "true",
     "enablePropertyFilter": "true",
     "traceTopicEnable": "true",
+    "recallMessageEnable": "true",
     "fileReservedTime": "72",
     "deleteWhen": "04",
     "maxMessageSize": "4194304",

@@ -90,9 +90,12 @@ SCENARIOS_5 = (
     "pop-two-members",
     "pop-tags",
     "pop-waits",
+    "timer",
+    "timer-recall",
+    "timer-refused",
 )
 OVER_RESTART = ("restart-offsets", "restart-store", "restart-delay", "restart-live", "restart-orderly")
-OVER_RESTART_5 = (*OVER_RESTART, "restart-pop")
+OVER_RESTART_5 = (*OVER_RESTART, "restart-pop", "restart-timer")
 
 # the other header form, and the VIP port for everything the client would send there
 BINARY_HEADER = "5.3.3-binary-header"

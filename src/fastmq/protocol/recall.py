@@ -8,7 +8,6 @@ a message can be taken back until it is delivered.
 from __future__ import annotations
 
 import base64
-import binascii
 from typing import NamedTuple, Self
 
 from fastmq.protocol.fields import parse_int64
@@ -36,7 +35,7 @@ class RecallHandle(NamedTuple):
         try:
             data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
             items = data.decode().split(" ")
-        except (binascii.Error, UnicodeError) as error:
+        except ValueError as error:
             raise ValueError("recall handle is invalid") from error
         if len(items) < _FIELDS or items[0] != VERSION:
             raise ValueError("recall handle is invalid")

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import heapq
 import logging
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
@@ -43,6 +44,8 @@ DELIVER_A_STEP: Final = 64
 LOAD_A_STEP: Final = 2000  # records of a slot that are taken into memory at once
 PASS_A_STEP: Final = 10_000  # empty slots
 JUMP_SLOTS: Final = 200_000  # from so many on it is faster to look for the next slot that is not empty
+RATE_STEP_S: Final = 10.0
+RATE_STEPS: Final = 7
 AHEAD_MS: Final = 2000  # slots are loaded so long before they begin
 NEVER_ENQUEUED: Final = (1 << 63) - 1  # TIMER_ENQUEUE_MS of a message whose slot was over when it was followed
 _LAST: Final[Bound] = (1 << 62, 0)
@@ -136,6 +139,7 @@ class TimerDelivery:
         self._stuck = False
         self._wake = trio.Event()
         self.enqueued = self.delivered = 0
+        self._samples: deque[tuple[float, int, int]] = deque([(clock.monotonic(), 0, 0)], maxlen=RATE_STEPS)
         self.delivered_until_ms = 0  # what was stored before the last step and is due until then was delivered
         for slot_ms, bound in files.bounds.items():
             if slot_ms >= files.read_ms:
@@ -180,6 +184,19 @@ class TimerDelivery:
         """How many messages of the timer queue were not looked at yet."""
         bounds = self._store.queue_offsets(names.TIMER_TOPIC, 0)
         return 0 if bounds is None else max(0, bounds[1] - self.files.queue_offset)
+
+    def rates(self) -> tuple[float, float]:
+        """Messages that began to wait, and that were delivered, per second of the last minute."""
+        now, enqueued, delivered = self._clock.monotonic(), self.enqueued, self.delivered
+        self._note_rates()
+        then, enqueued_then, delivered_then = self._samples[0]
+        took = max(1.0, now - then)
+        return (enqueued - enqueued_then) / took, (delivered - delivered_then) / took
+
+    def _note_rates(self) -> None:
+        now = self._clock.monotonic()
+        if now - self._samples[-1][0] >= RATE_STEP_S:
+            self._samples.append((now, self.enqueued, self.delivered))
 
     def bounds(self) -> dict[int, Bound]:
         """What was delivered of the slots that are not done."""
@@ -364,8 +381,8 @@ class TimerDelivery:
     def _pass(self, now_ms: int, outcome: Due) -> None:
         """Leave the slots that are over and empty behind."""
         files = self.files
-        if files.queue_offset < self._rolled_end:
-            return  # what was sent on must find its slot, and the recalls in it, still there
+        if self._has_sent_on(outcome):
+            return
         left = PASS_A_STEP
         while now_ms >= files.read_ms + self._precision_ms or files.read_ms < self._floor:
             slot = self._open.get(files.read_ms)
@@ -384,6 +401,14 @@ class TimerDelivery:
             if left == 0:
                 self._jump(now_ms)
                 break
+
+    def _has_sent_on(self, outcome: Due) -> bool:
+        """Whether a message, or a recall, was sent on to a later slot and is not there yet: later slots must wait."""
+        if self.files.queue_offset >= self._rolled_end:
+            return False
+        visible = self._store.watch(names.TIMER_TOPIC, 0) > self.files.queue_offset
+        outcome.at(self._now_ms if visible else self._now_ms + RETRY_MS)
+        return True
 
     def _forget_recalls(self, slot_ms: int, slot: _OpenSlot) -> None:
         """A slot is over: so are the recalls in it. Those that found nothing were counted all the same."""
@@ -416,7 +441,7 @@ class TimerDelivery:
         left = DELIVER_A_STEP
         for slot_ms in sorted(self._open):
             slot = self._open[slot_ms]
-            if slot.next >= 0:
+            if slot.next >= 0 or self._has_sent_on(outcome):
                 return
             while slot.waiting and slot.waiting[0][0] <= until_ms:
                 if left == 0:
@@ -484,11 +509,15 @@ class TimerDelivery:
 
     def _properties(self, message: m.StoredMessage, properties: dict[str, str], record: TimerRecord) -> bytes:
         """The properties as they are stored: with the times of the wait, and of a roll also what is due when."""
-        late = (parse_int64(properties.get(m.PROPERTY_TIMER_OUT_MS)) or 0) < record.write_ms
+        out_ms = parse_int64(properties.get(m.PROPERTY_TIMER_OUT_MS)) or 0
+        late = out_ms < record.write_ms
         added = {m.PROPERTY_TIMER_ENQUEUE_MS: str(NEVER_ENQUEUED if late else record.write_ms)}
         if record.magic & MAGIC_ROLL:
             times = parse_int32(properties.get(m.PROPERTY_TIMER_ROLL_TIMES)) or 0
             added[m.PROPERTY_TIMER_ROLL_TIMES] = str(times + 1)
+            if m.PROPERTY_TIMER_DELIVER_MS not in properties:  # a delay would count from now on
+                due_ms = due_time(properties, out_ms, message.store_timestamp, self._precision_ms)
+                added[m.PROPERTY_TIMER_DELIVER_MS] = str(due_ms)
         added[m.PROPERTY_TIMER_DEQUEUE_MS] = str(self._now_ms)
         if m.PROPERTY_TIMER_DEQUEUE_MS in properties:
             return m.encode_properties({**properties, **added})
@@ -540,6 +569,7 @@ class TimerDelivery:
 
     def take_snapshot(self) -> TimerSnapshot | None:
         """What may be saved now; see `TimerFiles.take_snapshot`."""
+        self._note_rates()
         if any(slot.bound is not None and slot.next >= 0 for slot in self._open.values()):
             return None  # a bound of the last run holds only for records that are as old
         return self.files.take_snapshot(self.bounds())

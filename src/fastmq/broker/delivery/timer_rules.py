@@ -46,12 +46,14 @@ def slot_time(requested_ms: int, precision_ms: int) -> int:
 def due_time(properties: Mapping[str, str], out_ms: int, store_ms: int, precision_ms: int) -> int:
     """When a stored timer message is due. `out_ms` is its TIMER_OUT_MS.
 
-    A delay counts from the time it was stored. What does not fit to the slot (the message rolled, the clock was set)
-    is due when RocketMQ delivers it: one precision after the slot's time.
+    A delay counts from the time it was stored; a message that was sent on to a later slot was stored anew and has its
+    time in TIMER_DELIVER_MS. What does not fit to the slot is due when RocketMQ delivers it: one precision later.
     """
     latest = out_ms + precision_ms
-    requested = requested_time(properties, store_ms)
-    return latest if requested is None or requested <= out_ms else min(requested, latest)
+    for time_ms in (requested_time(properties, store_ms), parse_int64(properties.get(m.PROPERTY_TIMER_DELIVER_MS))):
+        if time_ms is not None and out_ms < time_ms <= latest:
+            return time_ms
+    return latest
 
 
 def roll_window(setting_slots: int) -> int:

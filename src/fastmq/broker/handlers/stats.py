@@ -29,7 +29,7 @@ async def get_runtime_info(broker: Broker, peer: Peer, request: Command) -> Repl
     paths = (config.store_path_commit_log, config.store_path_root_dir)
     commit_log_disk, queue_disk = await trio.to_thread.run_sync(_ask_disks, paths)
     earliest = await trio.to_thread.run_sync(broker.store.earliest_store_timestamp)
-    stats, store = broker.stats, broker.store
+    stats, store, timers = broker.stats, broker.store, broker.timers
     rates, daily = stats.rates(), stats.daily()
     facts = RuntimeFacts(
         now_ms=broker.clock.wall_ms(),
@@ -57,6 +57,10 @@ async def get_runtime_info(broker: Broker, peer: Peer, request: Command) -> Repl
             "query": 20_000,
         },
         delay_offsets=_delay_offsets(broker),
+        timer_read_behind_ms=0 if timers is None else timers.read_behind_ms,
+        timer_queue_behind=0 if timers is None else timers.queue_behind,
+        timer_waiting=0 if timers is None else timers.files.metrics.total,
+        timer_rates=(0.0, 0.0) if timers is None else timers.rates(),
     )
     return Reply(body=dumps(KVTable(runtime_table(facts))))
 

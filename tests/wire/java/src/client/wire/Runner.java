@@ -36,10 +36,12 @@ public final class Runner {
         NotifyScenarios.register(scenarios);
         RestartScenarios.register(scenarios);
         Commands.register(scenarios);
-        try {
-            Class.forName("wire.PopScenarios").getDeclaredMethod("register", Map.class).invoke(null, scenarios);
-        } catch (ReflectiveOperationException older) {
-            // the client has no POP
+        for (String newer : new String[] {"wire.PopScenarios", "wire.TimerScenarios"}) {
+            try {
+                Class.forName(newer).getDeclaredMethod("register", Map.class).invoke(null, scenarios);
+            } catch (ReflectiveOperationException older) {
+                // the client has no POP and no timer messages
+            }
         }
     }
 
