@@ -200,6 +200,7 @@ class MemoryBroker:
         )
         self.registrar = NoRegistrar()
         self.delay = Delay()
+        self.timers = None
         self.retention = Retention()
         self.longpoll = LongPollTable(lambda topic, queue_id, on: 0)
         self.popwaits = PopWaits(lambda: lambda topic, queue_id, on: 0)
