@@ -242,3 +242,41 @@ def test_apache_opens_what_a_killed_fastmq_left(client: ScenarioRunner, tmp_path
         for server in (first, second, third):
             if server.processes:
                 server.discard()
+
+
+# a broker of Apache counts checks also while there is nobody to ask
+PATIENT = {**SMALL_FILES, "transactionCheckMax": "1000", "transactionCheckInterval": "2000"}
+
+
+@pytest.mark.parametrize("ours_first", [pytest.param(True, id="from-fastmq"), pytest.param(False, id="from-apache")])
+def test_open_transactions_change_hands(client: ScenarioRunner, tmp_path: Path, ours_first: bool) -> None:
+    """The next owner asks about those that are open, and about no other; the one after it asks nothing any more."""
+    one, other = (fastmq, apache) if ours_first else (apache, fastmq)
+    first, second, third = one(tmp_path / "a", PATIENT), other(tmp_path / "b", PATIENT), one(tmp_path / "c", PATIENT)
+    judge = Judge(client)
+    topic, group = "store_transactions", "store_transaction_group"
+    count = 6
+    words = ("commit commit", "rollback rollback", "unknown commit", "unknown rollback")
+    bodies = {kind: {f"{kind} {i}" for i in range(count)} for kind in words}
+    try:
+        first.start()
+        client.run("create-topic", first, topic=topic, queues=2)
+        client.run("transactions", first, topic=topic, group=group, words=",".join(words), count=count)
+        assert {row["body"] for row in judge.read(first, topic)} == bodies["commit commit"]
+
+        hand_over(first, second)
+        assert {row["body"] for row in judge.read(second, topic)} == bodies["commit commit"]
+        asked = client.run("answer-checks", second, group=group, count=2 * count)["checked"]
+        assert sorted(asked) == sorted(bodies["unknown commit"] | bodies["unknown rollback"])
+        there = wait_until(
+            lambda: rows if len(rows := judge.read(second, topic)) == 2 * count else None, "what was committed is there"
+        )
+        assert {row["body"] for row in there} == bodies["commit commit"] | bodies["unknown commit"]
+
+        hand_over(second, third)
+        assert client.run("answer-checks", third, group=group, wait=6500)["checked"] == []
+        assert explain({topic: there}, {topic: judge.read(third, topic)}) == ""
+    finally:
+        for server in (first, second, third):
+            if server.processes:
+                server.discard()

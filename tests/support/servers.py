@@ -36,6 +36,9 @@ SETTINGS: Mapping[str, str] = {
     "deleteWhen": "04",
     "maxMessageSize": "4194304",
     "messageDelayLevel": SHORT_DELAY_LEVELS,
+    "transactionTimeOut": "2000",
+    "transactionCheckInterval": "1000",
+    "transactionCheckMax": "3",
     # on a busy machine a queued send is answered late rather than refused
     "waitTimeMillsInSendQueue": "3000",
     "osPageCacheBusyTimeOutMills": "5000",

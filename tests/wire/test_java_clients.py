@@ -31,6 +31,11 @@ SCENARIOS = (
     "trace-own-topic",
     "push-from-where",
     "delay",
+    "transaction-check",
+    "transaction-give-up",
+    "transaction-own-time",
+    "transaction-end",
+    "transaction-messages",
     "namespace",
     "retry-orderly",
     "retry-orderly-to-dead-letter",
@@ -117,6 +122,8 @@ BINARY_HEADER_SCENARIOS = (
     "lite-subscribe",
     "pull",
     "request-reply",
+    "transaction-end",
+    "transaction-check",
     "namespace",
 )
 CLIENTS = {

@@ -31,6 +31,8 @@ var scenarios = map[string]func(*ctx){
 	"retry-to-dead-letter":   deadLetter,
 	"group-offsets-kept":     offsetsKept,
 	"request-reply":          requestReply,
+	"transaction-end":        transactionEnd,
+	"transaction-check":      transactionCheck,
 	"restart-offsets-phase1": restartOffsets1,
 	"restart-offsets-phase2": restartOffsets2,
 	"restart-live-phase1":    restartLive1,

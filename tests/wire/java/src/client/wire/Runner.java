@@ -35,6 +35,7 @@ public final class Runner {
         OffsetScenarios.register(scenarios);
         NotifyScenarios.register(scenarios);
         RestartScenarios.register(scenarios);
+        TransactionScenarios.register(scenarios);
         Commands.register(scenarios);
         for (String newer : new String[] {"wire.PopScenarios", "wire.TimerScenarios"}) {
             try {
