@@ -266,7 +266,7 @@ def test_open_transactions_change_hands(client: ScenarioRunner, tmp_path: Path, 
 
         hand_over(first, second)
         assert {row["body"] for row in judge.read(second, topic)} == bodies["commit commit"]
-        asked = client.run("answer-checks", second, group=group, count=2 * count)["checked"]
+        asked = client.run("answer-checks", second, topic=topic, group=group, count=2 * count)["checked"]
         assert sorted(asked) == sorted(bodies["unknown commit"] | bodies["unknown rollback"])
         there = wait_until(
             lambda: rows if len(rows := judge.read(second, topic)) == 2 * count else None, "what was committed is there"
@@ -274,7 +274,7 @@ def test_open_transactions_change_hands(client: ScenarioRunner, tmp_path: Path, 
         assert {row["body"] for row in there} == bodies["commit commit"] | bodies["unknown commit"]
 
         hand_over(second, third)
-        assert client.run("answer-checks", third, group=group, wait=6500)["checked"] == []
+        assert client.run("answer-checks", third, topic=topic, group=group, wait=6500)["checked"] == []
         assert explain({topic: there}, {topic: judge.read(third, topic)}) == ""
     finally:
         for server in (first, second, third):

@@ -227,7 +227,8 @@ final class TransactionScenarios {
         List<String> bodies = KEPT.remove(ctx.name("bodies"));
         ctx.check(bodies != null, "phase 1 of this scenario went well");
         String topic = ctx.name("t");
-        producer(ctx, new Listener());
+        // without a look at the topic it knows no broker to send heartbeats to
+        producer(ctx, new Listener()).fetchPublishMessageQueues(topic);
         consume(ctx, topic).awaitOnce(ctx, 40_000, bodies);
     }
 
@@ -252,6 +253,7 @@ final class TransactionScenarios {
         producer.setTransactionListener(listener);
         producer.start();
         ctx.closing(producer::shutdown);
+        producer.fetchPublishMessageQueues(ctx.param("topic", null));
         int count = ctx.number("count", 0);
         if (count > 0) {
             ctx.await(40_000, () -> listener.checked.size() >= count, "%d checks come", count);
