@@ -153,8 +153,20 @@ class TestDecisions:
         message = rig.stored("topic-a")
         assert (message.body, message.sys_flag) == (b"half", 8)
 
+    def test_a_time_to_be_delivered_at_counts_from_the_commit(self, rig):
+        half = rig.begin(more="TIMER_DELAY_SEC\x0130\x02")
+        assert rig.count(HALF) == 1
+        rig.clock.advance_ms(3000)
+        assert rig.end(half, COMMIT).code == 0
+        assert rig.count("topic-a") == 0
+        waiting = rig.stored("rmq_sys_wheel_timer")
+        assert (waiting.body, waiting.sys_flag) == (b"half", 8)
+        due_ms = int(waiting.property_map["TIMER_OUT_MS"])
+        assert due_ms - rig.clock.wall_ms() in range(28_000, 30_001)
+
     def test_a_delay_that_could_not_be_kept_is_refused_before_the_transaction_begins(self, rig):
         assert rig.try_to_begin(more="DELAY\x01soon\x02").code == 1
+        assert rig.try_to_begin(more="TIMER_DELAY_SEC\x0199999999\x02").code == 13
         assert rig.count(HALF) == 0
 
 
