@@ -17,6 +17,7 @@ __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
     from fastmq.client.acl import Credentials
+    from fastmq.client.admin import Admin
     from fastmq.client.basic import BasicClient
     from fastmq.client.compress import Compression
     from fastmq.client.errors import (
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from fastmq.protocol.bodies.config import MessageQueue
 
 _WHERE = {
+    "Admin": "fastmq.client.admin",
     "BasicClient": "fastmq.client.basic",
     "BrokerError": "fastmq.client.errors",
     "ClientClosed": "fastmq.client.errors",
@@ -79,6 +81,7 @@ _WHERE = {
 }
 
 __all__ = [
+    "Admin",
     "BasicClient",
     "BrokerError",
     "ClientClosed",

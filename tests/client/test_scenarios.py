@@ -592,3 +592,82 @@ def test_namespaces(face: Face, place: Place) -> None:
             assert [one.text for one in await collect(consumer, 1)] == ["in a namespace"]
 
     face.run(scenario)
+
+
+def test_administration(face: Face, place: Place) -> None:
+    async def scenario(f: Any) -> None:
+        topic, group = place.name, place.group()
+        async with f.Admin(place.namesrv) as admin:
+            assert [broker.name for broker in await admin.brokers()] == ["broker-a"]
+            assert await admin.clusters() == {"DefaultCluster": ["broker-a"]}
+            await admin.create_topic(topic, queues=3)
+            assert topic in await admin.topics()
+            assert (await admin.topic_config(topic))["broker-a"].write_queue_nums == 3
+            await admin.create_group(group, max_retries=5)
+            assert group in await admin.groups()
+            assert (await admin.group_config(group))["broker-a"].retry_max_times == 5
+            async with f.Producer(place.namesrv, place.group("p")) as producer:
+                sent = [
+                    await producer.send(fastmq.Message(topic, str(number), keys=f"key-{number}"), queue=queue)
+                    for number, queue in enumerate(await producer.queues(topic))
+                ]
+                assert (await admin.producer_members(place.group("p")))[0].language == "PYTHON"
+                seen = Seen(3)
+                async with f.PushConsumer(
+                    place.namesrv, group, face.listener(seen.listen), {topic: "a || *"}, start_from="first"
+                ):
+                    pass
+                async with f.PushConsumer(
+                    place.namesrv, group, face.listener(seen.listen), topic, start_from="first", persist_seconds=0.1
+                ):
+                    await seen.wait()
+                    members = await admin.group_members(group)
+                    assert members.message_model == "CLUSTERING"
+                    assert topic in members.subscriptions
+                    client_id = members.members[0].client_id
+                    info = await admin.running_info(group, client_id, stacks=True)
+                    assert info["properties"]["PROP_CONSUMEORDERLY"] == "false"
+                    assert "scenario" in info["jstack"] or "File" in info["jstack"]
+
+                    async def consumed() -> bool:
+                        progress = await admin.progress(group, topic)
+                        return len(progress) == 3 and all(one.lag == 0 for one in progress.values())
+
+                    await until(consumed, "the group has no lag")
+                    message = await admin.message(sent[1].offset_id)
+                    assert message.message_id == sent[1].message_id
+                    seen.count = 4
+                    result = await admin.consume_directly(group, client_id, message)
+                    assert result.result == "CR_SUCCESS"
+                    assert seen.texts.count("1") == 2
+            stats = await admin.topic_stats(topic)
+            assert {queue.queue_id: one.max_offset for queue, one in stats.items()} == {0: 1, 1: 1, 2: 1}
+            assert await admin.topic_groups(topic) == [group]
+
+            async def found() -> bool:
+                return [one.text for one in await admin.messages_by_key(topic, "key-2")] == ["2"]
+
+            await until(found, "the message is found by its key")
+            assert (await admin.message(sent[0].message_id, topic)).text == "0"
+            assert await admin.message(sent[0].offset_id[:-8] + "FFFFFFFF") is None
+            assert set((await admin.reset_offsets(group, topic, 0)).values()) == {0}
+            assert sum(one.lag for one in (await admin.progress(group, topic)).values()) == 3
+            again = Seen(3)
+            async with f.PushConsumer(place.namesrv, group, face.listener(again.listen), topic):
+                await again.wait()
+            assert sorted(again.texts) == ["0", "1", "2"]
+            runtime = await admin.broker_runtime("broker-a")
+            assert int(runtime["msgPutTotalTodayNow"]) >= 3
+            assert (await admin.broker_config("broker-a"))["brokerName"] == "broker-a"
+            await admin.delete_group(group)
+            assert group not in await admin.groups()
+            await admin.delete_topic(topic)
+
+            async def gone() -> bool:
+                return topic not in await admin.topics()
+
+            await until(gone, "the topic is gone")
+            with pytest.raises(fastmq.TopicNotFound):
+                await admin.topic_stats(topic)
+
+    face.run(scenario)
