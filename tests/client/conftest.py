@@ -13,7 +13,12 @@ from client.faces import Face, Place
 from support import toolchains
 from support.servers import ApachePeer, FastmqServer, Server
 
-SETTINGS = {"transactionCheckInterval": "1000", "transactionTimeOut": "1000"}
+# what is settled has to be written down before anybody asks what became of it
+SETTINGS = {
+    "transactionCheckInterval": "1000",
+    "transactionTimeOut": "1000",
+    "transactionOpBatchInterval": "100",
+}
 
 
 @pytest.fixture(scope="session", params=["fastmq", pytest.param("apache", marks=pytest.mark.apache)])

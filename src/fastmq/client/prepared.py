@@ -116,12 +116,8 @@ class Preparer:
             raise UsageError("a batch cannot be sent to a retry topic")
         prepared.body = body
         prepared.sys_flag = 0
-        prepared.properties = properties_text(
-            {
-                m.PROPERTY_UNIQUE_KEY: self._session.unique_keys.next(now_ms),
-                m.PROPERTY_WAIT_STORE_MSG_OK: "true" if first.wait_stored else "false",
-            }
-        )
+        # no id of its own: Apache's broker would give it to each message of the batch
+        prepared.properties = properties_text({m.PROPERTY_WAIT_STORE_MSG_OK: "true" if first.wait_stored else "false"})
         prepared.flag = 0
         prepared.code = RequestCode.SEND_BATCH_MESSAGE
         prepared.message_id = ",".join(ids)
