@@ -77,11 +77,28 @@ class Background:
         if group is None:
             return
         self.cancel()
-        # the group has to see a cancellation, and must not wrap any other exception of its user
-        if isinstance(error, anyio.get_cancelled_exc_class()):
-            await group.__aexit__(kind, error, trace)
-        else:
-            await group.__aexit__(None, None, None)
+        try:
+            # the group has to see a cancellation, and must not wrap any other exception of its user
+            if isinstance(error, anyio.get_cancelled_exc_class()):
+                await group.__aexit__(kind, error, trace)
+            else:
+                await group.__aexit__(None, None, None)
+        except BaseExceptionGroup as failures:
+            # a task failed; an interrupt of the keyboard may come out in any of them
+            alone = _only(failures)
+            if alone is None:
+                raise
+            raise alone from None
+
+
+def _only(failures: BaseExceptionGroup[BaseException]) -> BaseException | None:
+    """The exception in a group that has but one."""
+    inner: BaseException = failures
+    while isinstance(inner, BaseExceptionGroup):
+        if len(inner.exceptions) != 1:
+            return None
+        inner = inner.exceptions[0]
+    return inner
 
 
 class Tasks:
