@@ -671,3 +671,21 @@ def test_administration(face: Face, place: Place) -> None:
                 await admin.topic_stats(topic)
 
     face.run(scenario)
+
+
+def test_telemetry_changes_nothing_without_an_sdk(face: Face, place: Place) -> None:
+    pytest.importorskip("opentelemetry.trace")
+
+    async def scenario(f: Any) -> None:
+        seen = Seen(4)
+        async with f.Producer(place.namesrv, telemetry=True) as producer:
+            await producer.send(place.name, "one")
+            await (await producer.send_async(fastmq.Message(place.name, "two")))
+            await producer.send_batch([fastmq.Message(place.name, "three"), fastmq.Message(place.name, "four")])
+        async with f.PushConsumer(
+            place.namesrv, place.group(), face.listener(seen.listen), place.name, start_from="first", telemetry=True
+        ):
+            await seen.wait()
+        assert sorted(seen.texts) == ["four", "one", "three", "two"]
+
+    face.run(scenario)

@@ -36,7 +36,7 @@ class Offsets(Protocol):
         """The offset as last loaded or updated."""
 
     async def persist(self, queues: Collection[MessageQueue] | None = None) -> None:
-        """Store what changed. What cannot be stored stays changed; nothing is raised."""
+        """Store them. What cannot be stored now will be later; nothing is raised."""
 
     def forget(self, queue: MessageQueue) -> None:
         """The queue belongs to somebody else now."""
@@ -49,7 +49,6 @@ class RemoteOffsets:
         self._session = session
         self._group = group
         self._offsets: dict[MessageQueue, int] = {}
-        self._stored: dict[MessageQueue, int] = {}
 
     def known(self, queue: MessageQueue) -> int | None:
         return self._offsets.get(queue)
@@ -59,7 +58,6 @@ class RemoteOffsets:
 
     def forget(self, queue: MessageQueue) -> None:
         self._offsets.pop(queue, None)
-        self._stored.pop(queue, None)
 
     def _fields(self, queue: MessageQueue) -> dict[str, str]:
         return {
@@ -80,15 +78,12 @@ class RemoteOffsets:
             raise
         except (KeyError, ValueError) as error:
             raise BrokerError(ResponseCode.SYSTEM_ERROR, f"no offset in the answer: {error!r}") from None
-        self._offsets[queue] = self._stored[queue] = offset
+        self._offsets[queue] = offset
         return offset
 
     async def persist(self, queues: Collection[MessageQueue] | None = None) -> None:
-        changed = [
-            (queue, offset)
-            for queue, offset in self._offsets.items()
-            if self._stored.get(queue) != offset and (queues is None or queue in queues)
-        ]
+        # also what has not changed: a broker that crashed may have lost the last seconds of what it was told
+        known = [(queue, offset) for queue, offset in self._offsets.items() if queues is None or queue in queues]
 
         async def store(item: tuple[MessageQueue, int]) -> None:
             queue, offset = item
@@ -99,11 +94,8 @@ class RemoteOffsets:
                 )
             except ClientError as error:
                 log.info("the offset %d of %s is not stored yet: %s", offset, queue, error)
-            else:
-                if queue in self._offsets:
-                    self._stored[queue] = offset
 
-        await self._session.each([(store, item) for item in changed])
+        await self._session.each([(store, item) for item in known])
 
 
 class LocalOffsets:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from fastmq.client.compress import Compression, compress, require
 from fastmq.client.errors import MessageTooLarge
 from fastmq.client.messages import Message
+from fastmq.client.otel import Telemetry
 from fastmq.client.routes import NEW_TOPIC_QUEUES
 from fastmq.client.session import Session
 from fastmq.errors import UsageError
@@ -29,7 +30,7 @@ class Prepared:
 
     __slots__ = (
         "body", "born_ms", "code", "fixed_queue", "flag", "message", "message_id", "properties", "selector", "size",
-        "sys_flag", "topic",
+        "span", "sys_flag", "topic",
     )  # fmt: skip
 
     topic: str
@@ -44,20 +45,23 @@ class Prepared:
     size: int
     fixed_queue: MessageQueue | None
     selector: Selector | None
+    span: Any
 
 
 class Preparer:
     """Makes messages of one producer ready."""
 
     def __init__(
-        self, session: Session, group: str, compression: Compression, compress_over: int, max_message_size: int
-    ) -> None:
+        self, session: Session, group: str, compression: Compression, compress_over: int, max_message_size: int,
+        telemetry: Telemetry | None = None,
+    ) -> None:  # fmt: skip
         require(compression)
         self._session = session
         self._group = group
         self._compression = compression
         self._compress_over = compress_over
         self._max_message_size = max_message_size
+        self._telemetry = telemetry
         self._known: set[str] = set()
 
     def single(self, message: Message, queue: MessageQueue | None = None, selector: Selector | None = None) -> Prepared:
@@ -72,6 +76,9 @@ class Preparer:
             properties[m.PROPERTY_INSTANCE_ID] = self._session.namespace
         body = message.encoded_body()
         self._check_size(body)
+        prepared.span = None
+        if self._telemetry is not None:
+            prepared.span = self._telemetry.sending(message, unique_key, properties)
         sys_flag = 0
         if len(body) >= self._compress_over and self._compression is not Compression.NONE:
             body, sys_flag = compress(body, self._compression, COMPRESS_LEVEL)
@@ -93,6 +100,10 @@ class Preparer:
         first = messages[0]
         now_ms = self._session.clock.wall_ms()
         ids: list[str] = []
+        span: Any = None
+        carried: dict[str, str] = {}
+        if self._telemetry is not None:
+            span = self._telemetry.sending(first, "", carried, len(messages))
         entries: list[m.BatchEntry] = []
         for message in messages:
             if message.topic != first.topic or message.wait_stored != first.wait_stored:
@@ -100,7 +111,7 @@ class Preparer:
             if message.is_delayed:
                 raise UsageError("a message of a batch cannot be delayed")
             ids.append(self._session.unique_keys.next(now_ms))
-            properties = message.wire_properties(ids[-1])
+            properties = {**message.wire_properties(ids[-1]), **carried}
             if self._session.namespace:
                 properties[m.PROPERTY_INSTANCE_ID] = self._session.namespace
             entries.append(m.BatchEntry(message.encoded_body(), properties_text(properties).encode(), message.flag))
@@ -124,6 +135,7 @@ class Preparer:
         prepared.born_ms = now_ms
         prepared.fixed_queue = queue
         prepared.selector = None
+        prepared.span = span
         prepared.size = len(body) + 200
         return prepared
 

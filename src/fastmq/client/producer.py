@@ -48,8 +48,8 @@ class Producer(Sender):
     its tries, `try_timeout` for one of them. A failed try is repeated `retries` times on another broker if that may
     help; `retry_not_stored_ok` repeats also what was stored, but not as safely as the broker wanted. Bodies of
     `compress_over` bytes and more are packed. Sends in flight are limited to `max_in_flight` and
-    `max_in_flight_bytes`. `trace` writes message traces, to RocketMQ's topic or to the one named. `check` answers
-    brokers that ask what became of a transaction.
+    `max_in_flight_bytes`. `trace` writes message traces, to RocketMQ's topic or to the one named;
+    `telemetry` makes OpenTelemetry spans. `check` answers brokers that ask what became of a transaction.
     """
 
     def __init__(

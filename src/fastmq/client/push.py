@@ -21,6 +21,7 @@ from fastmq.client.errors import ClientError
 from fastmq.client.locks import QueueLocks
 from fastmq.client.messages import ReceivedMessage
 from fastmq.client.options import ConsumerOptions
+from fastmq.client.otel import Telemetry
 from fastmq.client.sending import Sender
 from fastmq.client.session import Session, command
 from fastmq.client.subscriptions import Topics
@@ -65,7 +66,8 @@ class PushConsumer(QueueConsumer):
     meanwhile. An async listener that runs longer than `consume_seconds` is cancelled, and the message comes again.
 
     Use it inside `async with`; on leaving, listeners that run may end for up to `drain_seconds`, and what they did is
-    stored. `trace` writes message traces, to RocketMQ's topic or to the one named.
+    stored. `trace` writes message traces, to RocketMQ's topic or to the one named;
+    `telemetry` makes OpenTelemetry spans.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class PushConsumer(QueueConsumer):
         drain_seconds: float = DRAIN_SECONDS,
         orderly_pause_seconds: float = ORDERLY_PAUSE_SECONDS,
         trace: bool | str = False,
+        telemetry: bool = False,
         **options: Unpack[ConsumerOptions],
     ) -> None:
         super().__init__(where, group, topics, **options)
@@ -99,6 +102,7 @@ class PushConsumer(QueueConsumer):
         self._consume_seconds = consume_seconds
         self._drain_seconds = drain_seconds
         self._pause_seconds = orderly_pause_seconds
+        self._telemetry = Telemetry(group) if telemetry else None
         self._trace_topic = names.TRACE_TOPIC if trace is True else trace or ""
         self._tracer: Tracer | None = None
         self._trace_sender: Sender | None = None
@@ -204,6 +208,15 @@ class PushConsumer(QueueConsumer):
 
     async def _call(self, assigned: Assigned, messages: list[ReceivedMessage]) -> BaseException | None:
         """Call the listener; what went wrong, or None."""
+        if self._telemetry is None:
+            return await self._listen(assigned, messages)
+        with self._telemetry.processing(messages) as span:
+            failure = await self._listen(assigned, messages)
+            if failure is not None:
+                self._telemetry.failed(span, failure)
+            return failure
+
+    async def _listen(self, assigned: Assigned, messages: list[ReceivedMessage]) -> BaseException | None:
         clock = self.session.clock
         begin = clock.monotonic()
         assigned.last_consume_ms = clock.wall_ms()

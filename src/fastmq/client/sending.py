@@ -31,6 +31,7 @@ from fastmq.client.errors import (
 from fastmq.client.latency import Latencies
 from fastmq.client.member import SessionUser
 from fastmq.client.messages import Message, SendResult, SendStatus
+from fastmq.client.otel import Telemetry
 from fastmq.client.prepared import Prepared, Preparer, Selector
 from fastmq.client.routes import Route
 from fastmq.client.session import Session, SessionOptions
@@ -112,6 +113,7 @@ class SenderOptions(SessionOptions, total=False):
     max_in_flight_bytes: int
     avoid_slow_brokers: bool
     trace: bool | str
+    telemetry: bool
 
 
 class Sender(SessionUser):
@@ -133,6 +135,7 @@ class Sender(SessionUser):
         max_in_flight_bytes: int = 64 * MIB,
         avoid_slow_brokers: bool = True,
         trace: bool | str = False,
+        telemetry: bool = False,
         **options: Unpack[SessionOptions],
     ) -> None:
         super().__init__(where, options)
@@ -141,8 +144,9 @@ class Sender(SessionUser):
             raise UsageError(wrong)
         self.group = group
         self._wire_group = self._session.wrap(group)
+        self._telemetry = Telemetry(group) if telemetry else None
         self._preparer = Preparer(
-            self._session, self._wire_group, Compression(compression), compress_over, max_message_size
+            self._session, self._wire_group, Compression(compression), compress_over, max_message_size, self._telemetry
         )
         self._timeout = timeout
         self._try_timeout = try_timeout
@@ -339,6 +343,17 @@ class Sender(SessionUser):
         self, prepared: Prepared, timeout: float | None = None, attempts: Sequence[ClientError] = ()
     ) -> SendResult:
         """Try until it is stored or there is no more hope."""
+        if prepared.span is None or self._telemetry is None:
+            return await self._try_on(prepared, timeout, attempts)
+        try:
+            result = await self._try_on(prepared, timeout, attempts)
+        except BaseException as error:
+            self._telemetry.sent(prepared.span, None, error)
+            raise
+        self._telemetry.sent(prepared.span, result)
+        return result
+
+    async def _try_on(self, prepared: Prepared, timeout: float | None, attempts: Sequence[ClientError]) -> SendResult:
         session = self.session
         session.check_open()
         failures = list(attempts)
@@ -482,9 +497,9 @@ class Sender(SessionUser):
                 try:
                     result = self._result(prepared, queue, reply)
                     self._trace(prepared, queue, result, waiter.sent_at)
-                    return self._settle(receipt, result)
+                    return self._finish(prepared, receipt, result)
                 except BrokerError as unreadable:
-                    return self._settle(receipt, None, unreadable)
+                    return self._finish(prepared, receipt, None, unreadable)
             error = broker_error(reply.code, reply.remark, queue.broker_name)
         else:
             assert waiter.error is not None
@@ -493,7 +508,7 @@ class Sender(SessionUser):
                 self._latencies.record_failure(queue.broker_name, self.session.clock.monotonic())
         self._trace(prepared, queue, None, waiter.sent_at)
         if not error.retryable or self._retries == 0 or not self.session.background.is_open:
-            return self._settle(receipt, None, error)
+            return self._finish(prepared, receipt, None, error)
         self.session.background.spawn(self._retry, prepared, receipt, error)
         return None
 
@@ -524,6 +539,14 @@ class Sender(SessionUser):
             for _, receipt in backlog:
                 if not receipt.done:
                     self._settle(receipt, None, ConnectionLost("the client was closed before the send ended"))
+
+    def _finish(
+        self, prepared: Prepared, receipt: Receipt, result: SendResult | None, error: ClientError | None = None
+    ) -> None:
+        """The first try was the last."""
+        if prepared.span is not None and self._telemetry is not None:
+            self._telemetry.sent(prepared.span, result, error)
+        self._settle(receipt, result, error)
 
     def _settle(self, receipt: Receipt, result: SendResult | None, error: BaseException | None = None) -> None:
         self._in_flight -= 1

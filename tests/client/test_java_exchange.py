@@ -1,0 +1,142 @@
+"""Messages of the official Java client are read by ours, and the other way round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+import fastmq
+from client.faces import PATIENCE
+from support import toolchains
+from support.java import ScenarioRunner
+from support.servers import Server
+
+pytestmark = pytest.mark.java
+
+
+@pytest.fixture(scope="module")
+def java(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., ScenarioRunner]]:
+    """Starts the Java client 5.3.3 with some system properties."""
+    started: dict[tuple[str, ...], ScenarioRunner] = {}
+
+    def start(*options: str) -> ScenarioRunner:
+        if options not in started:
+            try:
+                started[options] = ScenarioRunner("5.3.3", tmp_path_factory.mktemp("java"), options)
+            except toolchains.ToolchainMissing as error:
+                toolchains.missing(str(error))
+        return started[options]
+
+    yield start
+    for one in started.values():
+        one.close()
+
+
+async def read(namesrv: str, topic: str, count: int) -> list[fastmq.ReceivedMessage]:
+    """The messages of a topic."""
+    messages: list[fastmq.ReceivedMessage] = []
+    async with fastmq.Consumer(namesrv, f"g-{topic}", topic, start_from="first") as consumer:
+        with anyio.fail_after(PATIENCE):
+            while len(messages) < count:
+                messages += await consumer.poll(timeout=5)
+    return messages
+
+
+@pytest.mark.parametrize("kind", ["ZLIB", "LZ4", "ZSTD"])
+def test_java_to_ours(server: Server, java: Callable[..., ScenarioRunner], kind: str) -> None:
+    runner = java(f"-Drocketmq.message.compressType={kind}")
+    topic = f"from-java-{kind}"
+    runner.run("create-topic", server, topic=topic)
+    rows = runner.run("send-many", server, topic=topic, count=5, prefix="größe-消息-")["sent"]
+    rows += runner.run("send-many", server, topic=topic, count=5, prefix="big", size=20000)["sent"]
+    rows += runner.run("send-many", server, topic=topic, count=2, prefix="late", delay=1)["sent"]
+    got = {one.message_id: one for one in anyio.run(read, server.namesrv, topic, len(rows))}
+    assert set(got) == {row["id"] for row in rows}
+    for row in rows:
+        one = got[row["id"]]
+        assert one.text == row["body"]
+        assert one.queue.queue_id == row["queue"]
+        number = int(one.properties["nr"])
+        assert one.tag == f"T{number % 3}"
+        assert one.keys == [row["body"].partition(".")[0]]
+    big = [one for one in got.values() if len(one.text) == 20000]
+    assert len(big) == 5
+    assert all(one.stored_size < 20000 for one in big), "the Java client did pack them"
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_ours_to_java(server: Server, java: Callable[..., ScenarioRunner], backend: str) -> None:
+    topic = f"to-java-{backend}"
+    sent: dict[str, tuple[str, dict[str, str], int]] = {}
+
+    def note(message_id: str, text: str, flag: int = 0, **properties: str) -> None:
+        sent[message_id] = (text, properties, flag)
+
+    async def main() -> None:
+        async with fastmq.Producer(server.namesrv) as producer:
+            message = fastmq.Message(
+                topic, "Grüße 消息 🚀", tag="ä", keys=["k1", "k2"], properties={"größe": "☃"}, flag=7, sharding_key="s"
+            )
+            result = await producer.send(message)
+            note(
+                result.message_id,
+                "Grüße 消息 🚀",
+                7,
+                **{"größe": "☃", "TAGS": "ä", "KEYS": "k1 k2", "__SHARDINGKEY": "s"},
+            )
+            batch = [fastmq.Message(topic, f"b{number}", tag="t", keys=f"key{number}") for number in range(4)]
+            for number, one in enumerate((await producer.send_batch(batch)).message_id.split(",")):
+                note(one, f"b{number}", TAGS="t", KEYS=f"key{number}")
+            receipts = [await producer.send_async(fastmq.Message(topic, f"p{number}")) for number in range(4)]
+            for number, receipt in enumerate(receipts):
+                note((await receipt).message_id, f"p{number}")
+            note((await producer.send(fastmq.Message(topic, "late", delay_level=1))).message_id, "late", DELAY="1")
+            async with producer.transaction(fastmq.Message(topic, "committed")) as transaction:
+                pass
+            note(transaction.message_id, "committed", TRAN_MSG="true")
+        for kind in fastmq.Compression:
+            async with fastmq.Producer(server.namesrv, compression=kind) as producer:
+                text = f"{kind} " * 3000
+                note((await producer.send(topic, text)).message_id, text)
+        # what is delayed is there
+        await read(server.namesrv, topic, len(sent))
+
+    anyio.run(main, backend=backend)
+    rows: dict[str, Any] = {row["id"]: row for row in java().run("read-all", server, topic=topic)["messages"]}
+    assert set(rows) == set(sent)
+    for message_id, (text, properties, flag) in sent.items():
+        row = rows[message_id]
+        assert (row["body"], row["flag"]) == (text, flag)
+        assert properties.items() <= row["properties"].items()
+
+
+def test_traces_of_both_look_the_same(server: Server, java: Callable[..., ScenarioRunner], tmp_path: Path) -> None:
+    runner = java()
+    runner.run("create-topic", server, topic="traced")
+    runner.run("create-topic", server, topic="traces", queues=1)
+    theirs = runner.run("send-traced", server, topic="traced", traces="traces")["id"]
+
+    async def main() -> dict[str, list[str]]:
+        async with fastmq.Producer(server.namesrv, trace="traces") as producer:
+            message = fastmq.Message("traced", b"traced", tag="T", keys="traced")
+            ours = (await producer.send(message)).message_id
+        records: dict[str, list[str]] = {}
+        async with fastmq.Consumer(server.namesrv, "g-traces", "traces", start_from="first") as consumer:
+            with anyio.fail_after(PATIENCE):
+                while not {ours, theirs} <= set(records):
+                    for one in await consumer.poll(timeout=5):
+                        for record in one.text.split("\x02"):
+                            fields = record.split("\x01")
+                            if fields[0] == "Pub":
+                                assert fields[5] in one.keys
+                                records[fields[5]] = fields
+        return {"ours": records[ours], "theirs": records[theirs]}
+
+    both = anyio.run(main)
+    assert len(both["ours"]) == len(both["theirs"])
+    for index in (0, 2, 4, 6, 7, 8, 9, 11, 13):
+        assert both["ours"][index] == both["theirs"][index], index
