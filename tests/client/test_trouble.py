@@ -78,11 +78,21 @@ def test_a_server_that_is_killed_and_comes_back(face: Face, own_server: Server) 
     face.run(scenario)
 
 
+def stop(process: int) -> None:
+    """SIGSTOP, and waits until every thread stands still."""
+    os.kill(process, signal.SIGSTOP)
+    threads = list(Path(f"/proc/{process}/task").iterdir())
+    wait_until(
+        lambda: all((one / "stat").read_text().rpartition(")")[2].split()[0] == "T" for one in threads),
+        "every thread of the server has stopped",
+    )
+
+
 def test_a_server_that_hangs(face: Face, own_server: Server) -> None:
     async def scenario(f: Any) -> None:
         async with f.Producer(own_server.namesrv, timeout=1.5, try_timeout=0.5) as producer:
             await producer.send("t", "before")
-            os.kill(own_server.processes[0].pid, signal.SIGSTOP)
+            stop(own_server.processes[0].pid)
             try:
                 begin = time.monotonic()
                 with pytest.raises(fastmq.ClientError) as caught:
@@ -202,6 +212,36 @@ def test_a_slow_listener_holds_pulling_back(face: Face, own_server: Server) -> N
                 return len(received) == 200
 
             await until(all_there, "everything is consumed in the end")
+
+    face.run(scenario)
+
+
+@pytest.mark.parametrize("orderly", [False, True])
+def test_a_listener_that_never_ends_is_ended(face: Face, own_server: Server, orderly: bool) -> None:
+    if face.name == "sync":
+        pytest.skip("a thread cannot be cancelled")
+
+    async def scenario(f: Any) -> None:
+        received: list[str] = []
+
+        async def listen(message: fastmq.ReceivedMessage) -> None:
+            received.append(message.text)
+            if len(received) == 1:
+                await anyio.sleep_forever()
+
+        async with (
+            f.Producer(own_server.namesrv) as producer,
+            f.PushConsumer(
+                own_server.namesrv, "g", listen, "t", start_from="first", consume_seconds=0.2, orderly=orderly,
+                orderly_pause_seconds=0.1,
+            ),
+        ):  # fmt: skip
+            await producer.send("t", "x")
+
+            async def twice() -> bool:
+                return received == ["x", "x"]
+
+            await until(twice, "the message comes again")
 
     face.run(scenario)
 

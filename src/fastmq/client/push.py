@@ -58,6 +58,24 @@ class RetryLater(Exception):
         self.delay_level = delay_level
 
 
+class _Call:
+    """What a worker does now."""
+
+    __slots__ = ("assigned", "messages", "scope", "since")
+
+    def __init__(self) -> None:
+        self.scope = anyio.CancelScope()
+        self.assigned: Assigned | None = None
+        self.messages: list[ReceivedMessage] = []
+        self.since = 0.0
+
+    def begin(self, assigned: Assigned, messages: list[ReceivedMessage], now: float) -> None:
+        """A listener is called."""
+        self.assigned = assigned
+        self.messages = messages
+        self.since = now
+
+
 class PushConsumer(QueueConsumer):
     """Calls `listener` with each message, or with lists of up to `batch` messages.
 
@@ -108,6 +126,7 @@ class PushConsumer(QueueConsumer):
         self._trace_sender: Sender | None = None
         self._ready: deque[tuple[Assigned, list[ReceivedMessage]]] = deque()
         self._parked: list[anyio.Event] = []
+        self._calls: set[_Call] = set()
         self._running = 0
         self._drained: anyio.Event | None = None
         self._limiter: anyio.CapacityLimiter
@@ -142,6 +161,8 @@ class PushConsumer(QueueConsumer):
         else:
             for _ in range(self._workers):
                 self._tasks.spawn(self._work)
+            if self._is_async:
+                self._tasks.spawn(self._watch)
 
     async def _drain(self) -> None:
         for assigned in self._assigned.values():
@@ -177,14 +198,34 @@ class PushConsumer(QueueConsumer):
             self._parked.pop().set()
 
     async def _work(self) -> None:
+        """One worker. A time limit around each call would cost more than the call: a watchdog has an eye on them."""
+        while True:
+            call = _Call()
+            self._calls.add(call)
+            try:
+                with call.scope:
+                    await self._work_on(call)
+            finally:
+                self._calls.discard(call)
+            if call.assigned is not None:  # ended by the watchdog, in the middle of a listener
+                seconds = self._consume_seconds
+                log.warning("the listener of %s took longer than %s s with %r", self.group, seconds, call.messages[0])
+                self.statistics.consumed(call.assigned.queue.topic, False, seconds, self.session.clock.monotonic())
+                await self._settle(call.assigned, call.messages, TimeoutError(f"longer than {seconds} s"))
+
+    async def _work_on(self, call: _Call) -> None:
         ready = self._ready
+        clock = self.session.clock
         calls = 0
         while True:
             while ready and not self._draining:
                 assigned, messages = ready.popleft()
                 if assigned.dropped:
                     continue
-                await self._consume(assigned, messages)
+                call.begin(assigned, messages, clock.monotonic())
+                failure = await self._call(assigned, messages)
+                call.assigned = None
+                await self._settle(assigned, messages, failure)
                 calls += 1
                 if calls % YIELD_EVERY == 0:
                     await anyio.lowlevel.checkpoint()
@@ -192,8 +233,17 @@ class PushConsumer(QueueConsumer):
             self._parked.append(event)
             await event.wait()
 
-    async def _consume(self, assigned: Assigned, messages: list[ReceivedMessage]) -> None:
-        failure = await self._call(assigned, messages)
+    async def _watch(self) -> None:
+        """End calls that take too long."""
+        while True:
+            await anyio.sleep(min(1.0, self._consume_seconds / 4))
+            late = self.session.clock.monotonic() - self._consume_seconds
+            for call in self._calls:
+                if call.assigned is not None and call.since < late:
+                    call.scope.cancel()
+
+    async def _settle(self, assigned: Assigned, messages: list[ReceivedMessage], failure: BaseException | None) -> None:
+        """A listener ended, well or not."""
         if assigned.dropped:
             return
         if failure is not None and not self.broadcasting:
@@ -229,7 +279,9 @@ class PushConsumer(QueueConsumer):
             traced = self._tracer.consumption(messages, self.group, host, clock.wall_ms())
         self._running += 1
         try:
-            if self._is_async:
+            if self._is_async and not self.in_order:
+                outcome = await listener(argument)
+            elif self._is_async:
                 with anyio.fail_after(self._consume_seconds):
                     outcome = await listener(argument)
             else:

@@ -48,6 +48,13 @@ class _Rate:
         return count / RATE_SECONDS, spent / count * 1000 if count else 0.0
 
 
+def _of(rates: dict[str, _Rate], topic: str) -> _Rate:
+    rate = rates.get(topic)
+    if rate is None:
+        rate = rates[topic] = _Rate()
+    return rate
+
+
 class ConsumeStatistics:
     """How a consumer did, by topic."""
 
@@ -58,11 +65,11 @@ class ConsumeStatistics:
 
     def pulled(self, topic: str, count: int, seconds: float, now: float) -> None:
         """A pull brought messages."""
-        self._pulls.setdefault(topic, _Rate()).add(now, count, seconds)
+        _of(self._pulls, topic).add(now, count, seconds)
 
     def consumed(self, topic: str, ok: bool, seconds: float, now: float, count: int = 1) -> None:
         """A listener ended."""
-        (self._well if ok else self._failed).setdefault(topic, _Rate()).add(now, count, seconds)
+        _of(self._well if ok else self._failed, topic).add(now, count, seconds)
 
     def read(self, topic: str, now: float) -> dict[str, Any]:
         """The numbers as running info has them."""
