@@ -69,6 +69,7 @@ SCENARIOS = (
     "order-shared-group",
     "retry-level-chosen",
     "retry-not-wanted",
+    "retry-more-queues",
     "offset-clone",
     "offset-views",
     "notify-running-info",

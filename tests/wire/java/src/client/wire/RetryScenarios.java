@@ -24,6 +24,7 @@ final class RetryScenarios {
         all.put("retry-then-success", RetryScenarios::thenSuccess);
         all.put("retry-to-dead-letter", RetryScenarios::deadLetter);
         all.put("retry-level-chosen", RetryScenarios::levelChosen);
+        all.put("retry-more-queues", RetryScenarios::moreQueues);
         all.put("retry-not-wanted", RetryScenarios::notWanted);
         all.put("retry-orderly", RetryScenarios::orderly);
         all.put("retry-orderly-to-dead-letter", RetryScenarios::orderlyDeadLetter);
@@ -141,16 +142,44 @@ final class RetryScenarios {
         ctx.equal(3, inbox.size(), "the number of deliveries");
     }
 
+    private static DefaultMQPushConsumer tool(Ctx ctx, String topic) throws Exception {
+        DefaultMQPushConsumer tool = ctx.newPush(ctx.name("tool"));
+        tool.subscribe(topic, "*");
+        tool.registerMessageListener(new Inbox().concurrently());
+        return ctx.started(tool);
+    }
+
+    /** A group that asks for more retry queues while its members are there: what lies in the new ones is read, too. */
+    private static void moreQueues(Ctx ctx) throws Exception {
+        String topic = ctx.name("t");
+        String group = ctx.name("g");
+        ctx.createTopic(topic, 1);
+        Inbox done = new Inbox();
+        DefaultMQPushConsumer consumer = ctx.newPush(group);
+        consumer.subscribe(topic, "*");
+        consumer.registerMessageListener((MessageListenerConcurrently) (batch, context) -> {
+            context.setDelayLevelWhenNextConsume(1);
+            if (batch.get(0).getReconsumeTimes() == 0) {
+                return ConsumeConcurrentlyStatus.RECONSUME_LATER;
+            }
+            batch.forEach(done::add);
+            return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+        });
+        ctx.started(consumer);
+        done.awaitOnce(ctx, 20_000, ctx.sendMany(topic, "one queue ", 2));
+        Admin.createGroup(ctx, Admin.api(tool(ctx, topic)), group, Map.of("RetryQueueNums", 4));
+        List<String> expected = new ArrayList<>(done.bodies());
+        expected.addAll(ctx.sendMany(topic, "four queues ", 16));
+        done.awaitOnce(ctx, 30_000, expected);
+        ctx.equal(4, ctx.queues("%RETRY%" + group).size(), "the number of retry queues");
+    }
+
     /** With retryQueueNums=0 a group gives up what fails, without a trace. */
     private static void notWanted(Ctx ctx) throws Exception {
         String topic = ctx.name("t");
         String group = ctx.name("g");
         ctx.createTopic(topic, 1);
-        DefaultMQPushConsumer tool = ctx.newPush(ctx.name("tool"));
-        tool.subscribe(topic, "*");
-        tool.registerMessageListener(new Inbox().concurrently());
-        ctx.started(tool);
-        Admin.createGroup(ctx, Admin.api(tool), group, Map.of("RetryQueueNums", 0));
+        Admin.createGroup(ctx, Admin.api(tool(ctx, topic)), group, Map.of("RetryQueueNums", 0));
         Inbox inbox = new Inbox();
         DefaultMQPushConsumer consumer = ctx.newPush(group);
         consumer.subscribe(topic, "*");
