@@ -166,13 +166,12 @@ class HalfMessage:
 
     def committed(self) -> OutgoingMessage:
         """The message for its real topic; the half message it came from is noted in it."""
-        message = self.message
-        assert self.real_queue_id is not None
-        return replace(
-            self._outgoing(self.real_topic, self.real_queue_id, dict(self.properties)),
-            sys_flag=message.sys_flag & ~(_HOST_FLAGS | m.TRANSACTION_MASK) | m.TRANSACTION_COMMIT_TYPE,
-            prepared_offset=message.log_offset,
-        )
+        queue_id = self.real_queue_id
+        assert queue_id is not None
+        outgoing = self._outgoing(self.real_topic, queue_id, dict(self.properties))
+        outgoing.sys_flag = outgoing.sys_flag & ~m.TRANSACTION_MASK | m.TRANSACTION_COMMIT_TYPE
+        outgoing.prepared_offset = self.message.log_offset
+        return outgoing
 
     def checked(self, checks: int) -> OutgoingMessage:
         """The record that is stored for one more check."""

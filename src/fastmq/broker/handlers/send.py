@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from fastmq import _store as st
 from fastmq.broker.delivery.intake import OutgoingMessage, put_as_is, schedule, store_message
-from fastmq.broker.delivery.timer_rules import TIMER_PROPERTIES
+from fastmq.broker.delivery.timer_rules import TIMER_PROPERTIES, is_timer
 from fastmq.broker.delivery.transaction import to_half
 from fastmq.broker.state.topics import describe_topic, is_batch_queue, is_compaction
 from fastmq.config import BrokerConfig
@@ -244,8 +244,10 @@ def _begin_transaction(broker: Broker, header: SendMessageRequest, message: Outg
         raise RequestError(
             ResponseCode.NO_PERMISSION, f"the broker[{config.broker_ip1}] sending transaction message is forbidden"
         )
-    message.properties.setdefault(m.PROPERTY_PRODUCER_GROUP, header.producer_group)
-    schedule(broker, replace(message, sys_flag=0, properties=dict(message.properties)))
+    properties = message.properties
+    properties.setdefault(m.PROPERTY_PRODUCER_GROUP, header.producer_group)
+    if m.PROPERTY_DELAY_TIME_LEVEL in properties or is_timer(properties):
+        schedule(broker, replace(message, sys_flag=0, properties=dict(properties)))
     to_half(message)
 
 
