@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from fastmq.broker.state.order_info import ConsumerOrderTable
 from fastmq.broker.state.request_modes import MessageRequestModes
 from fastmq.broker.state.sessions import ClientChannel, ClientSessions, ConsumerHeartbeat
 from fastmq.broker.state.topics import TopicTable
+from fastmq.broker.state.transaction_metrics import TransactionMetrics
 from fastmq.broker.stats import BrokerStats
 from fastmq.clock import ManualClock
 from fastmq.config import BrokerConfig
@@ -206,6 +208,7 @@ class MemoryBroker:
         self.popwaits = PopWaits(lambda: lambda topic, queue_id, on: 0)
         self.order = ConsumerOrderTable(None)
         self.broadcast = BroadcastOffsets()
+        self.transactions = SimpleNamespace(metrics=TransactionMetrics(None, lambda: 0))
         self.request_modes = MessageRequestModes(None)
         self.hot = HotPulls(self, None)
         self.pop = PopService(self)

@@ -336,6 +336,12 @@ class TestCounts:
         rig.restart()
         assert rig.broker.transactions.metrics.counts() == {"topic-a": 1, "topic-b": 1}
 
+    def test_a_deleted_topic_is_not_counted_any_more(self, rig):
+        rig.begin()
+        rig.broker.transactions.metrics.forget("topic-a")
+        rig.broker.transactions.metrics.forget("topic-a")
+        assert rig.broker.transactions.metrics.counts() == {}
+
     def test_the_file_is_that_of_apache(self, rig):
         rig.begin()
         content = json.loads(rig.broker.transactions.metrics.take_snapshot() or b"")

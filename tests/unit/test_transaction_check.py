@@ -400,6 +400,21 @@ def test_a_damaged_record_holds_up_no_other(rig, peer):
     assert rig.op_text() == "0,1,"
 
 
+def test_what_was_in_removed_segments_holds_up_nothing(rig, peer):
+    rig.begin("gone")
+    rig.end(rig.begin("done"), COMMIT)
+    while len(rig.store.segments()) < 3:
+        rig.store.put("topic-b", 0, bytes(900_000), b"")
+    rig.begin("here")
+    rig.begin("too")
+    rig.store.delete_segments(2)
+    assert rig.store.queue_offsets(HALF, 0) == (2, 4)
+    rig.check(TIMEOUT_MS + 1)
+    assert [half.key for half, _ in checks(peer)] == ["here", "too"]
+    assert rig.broker.transactions.queue().half_offset == 4
+    assert rig.broker.transactions.queue().op_offset == rig.count(OP) == 2
+
+
 def test_op_messages_of_old_brokers_hold_one_offset(rig, peer):
     rig.begin("K0")
     rig.begin("K1")

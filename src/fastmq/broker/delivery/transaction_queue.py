@@ -226,6 +226,7 @@ class HalfQueue:
 
     def read_ops(self, count: int = OPS_A_STEP) -> bool:
         """Read op messages that others wrote, an earlier run of the broker above all. Whether there are more."""
+        self._pass_removed()
         end = self.end
         entries = self._store.queue_entries(OP_TOPIC, self.queue_id, self._read_to, count)
         for log_offset, _size, _tags_code in entries:
@@ -239,6 +240,7 @@ class HalfQueue:
 
     def begin_round(self) -> None:
         """From here on `check` goes through what is in the queue now."""
+        self._pass_removed()
         self._round = Round(self.half_offset, self.end)
 
     def check(self, now_ms: int, rules: CheckRules, asker: Asker, count: int) -> Round | None:
@@ -314,6 +316,22 @@ class HalfQueue:
         if offset is None or offset < low:
             return low
         return min(offset, high)
+
+    def _pass_removed(self) -> None:
+        """Old segments of the log are removed one day, whatever still lies in them."""
+        low = self._bounds(HALF_TOPIC)[0]
+        if low > self.half_offset:
+            lost = low - self.half_offset - sum(1 for offset in self._decided if offset < low)
+            log.warning("half queue %d: %d open transactions were in removed segments", self.queue_id, lost)
+            self._decided = {offset for offset in self._decided if offset >= low}
+            self.half_offset = low
+        low = self._bounds(OP_TOPIC)[0]
+        while self.op_offset < low:
+            if self._ops:
+                self._ops.popleft()
+            self.op_offset += 1
+        self._read_to = max(self._read_to, self.op_offset)
+        self._advance()
 
     def _done(self, offset: int) -> None:
         """The record at an offset needs nothing more."""

@@ -222,6 +222,7 @@ async def delete_topic(broker: Broker, peer: Peer, request: Command) -> Reply:
         broker.pop.inflight.forget(topic=topic)
         broker.broadcast.delete(topic=topic)
         broker.popwaits.topic_gone(topic)
+        broker.transactions.metrics.forget(topic)
     # before the messages go: after a crash no group may be ahead of a topic that is made anew
     await broker.save_consumer_offsets()
     for topic in doomed:

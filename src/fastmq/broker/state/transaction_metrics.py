@@ -7,7 +7,7 @@ A crash loses the last changes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from fastmq.errors import ProtocolError, StoreError
@@ -44,10 +44,10 @@ class TransactionMetrics:
         """Open transactions by topic; a copy."""
         return {topic: count for topic, (count, _) in self._counts.items()}
 
-    def forget(self, topics: Iterable[str]) -> None:
-        """These topics are deleted."""
-        for topic in topics:
-            self._changed |= self._counts.pop(topic, None) is not None
+    def forget(self, topic: str) -> None:
+        """The topic is deleted."""
+        if self._counts.pop(topic, None) is not None:
+            self._changed = True
 
     def to_body(self) -> dict[str, Any]:
         """The content of the file (TransactionMetricsSerializeWrapper)."""
