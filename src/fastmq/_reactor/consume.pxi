@@ -67,7 +67,8 @@ cdef PullGrant* grant_find(Progress* progress, const PullHeader* header) noexcep
         if (grant.alive and grant.brings_filter == brings and (grant.lite or not header.lite)
                 and (grant.filter_length == header.subscription.length if brings
                      else header.sub_version <= grant.sub_version)
-                and (not brings or memcmp(grant.filter, header.subscription.data, grant.filter_length) == 0)):
+                and (not brings or grant.filter_length == 0     # then there may be no text to compare with
+                     or memcmp(grant.filter, header.subscription.data, grant.filter_length) == 0)):
             return grant
         grant = grant.next
     return NULL
