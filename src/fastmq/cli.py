@@ -11,7 +11,7 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from fastmq import __version__
 from fastmq.errors import UsageError
@@ -19,6 +19,14 @@ from fastmq.errors import UsageError
 EXIT_USAGE = 2
 NAMESRV_PREFIX = "namesrv."
 SERVE_DATA = "fastmq-data"
+CLIENT_COMMANDS: Mapping[str, str] = {
+    "send": "send messages",
+    "consume": "print messages as they come",
+    "topic": "list, show, create, delete topics",
+    "group": "list, show, create, delete consumer groups; reset their offsets",
+    "message": "find messages by id or key",
+    "cluster": "brokers, their state and their settings",
+}
 
 
 def main(arguments: Sequence[str] | None = None, env: Mapping[str, str] | None = None) -> int:
@@ -27,7 +35,7 @@ def main(arguments: Sequence[str] | None = None, env: Mapping[str, str] | None =
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = build_parser(given[0] if given else "").parse_args(given)
     try:
-        command = {"serve": _serve, "broker": _broker, "nameserver": _nameserver, "bench": _bench}[options.command]
+        command = COMMANDS.get(options.command, _client)
         return command(options, os.environ if env is None else env, started)
     except UsageError as error:
         sys.stderr.write(f"fastmq: {error}\n")
@@ -76,6 +84,16 @@ def build_parser(wanted: str = "") -> argparse.ArgumentParser:
         from fastmq.bench.command import add_arguments  # noqa: PLC0415
 
         add_arguments(bench)
+    for name, words in CLIENT_COMMANDS.items():
+        one = commands.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.")
+        if wanted in (name, "completion"):
+            from fastmq.commands.arguments import add_arguments as add_client_arguments  # noqa: PLC0415
+
+            add_client_arguments(name, one)
+    completion = commands.add_parser(
+        "completion", help="completion for a shell", description='Print completion: eval "$(fastmq completion bash)".'
+    )
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"))
     return parser
 
 
@@ -142,6 +160,19 @@ def _bench(options: argparse.Namespace, env: Mapping[str, str], started: float) 
     return run(options)
 
 
+def _client(options: argparse.Namespace, env: Mapping[str, str], started: float) -> int:
+    from fastmq.commands.run import run  # noqa: PLC0415
+
+    return run(options, env, sys.stdin.buffer, sys.stdout, sys.stderr)
+
+
+def _completion(options: argparse.Namespace, env: Mapping[str, str], started: float) -> int:
+    from fastmq.commands.completion import script  # noqa: PLC0415
+
+    sys.stdout.write(script(build_parser("completion"), options.shell))
+    return 0
+
+
 def _given(**flags: str | None) -> dict[str, str]:
     return {name: text for name, text in flags.items() if text is not None}
 
@@ -172,3 +203,13 @@ def _set_up_logs(options: argparse.Namespace, notes: Sequence[str]) -> None:
     logs.setup(json_lines=options.json, level=logging.getLevelNamesMapping()[options.log_level.upper()])
     for note in notes:
         logging.getLogger("fastmq.config").warning("%s", note)
+
+
+Command = Callable[[argparse.Namespace, Mapping[str, str], float], int]
+COMMANDS: Mapping[str, Command] = {
+    "serve": _serve,
+    "broker": _broker,
+    "nameserver": _nameserver,
+    "bench": _bench,
+    "completion": _completion,
+}

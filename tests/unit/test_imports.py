@@ -19,6 +19,7 @@ LEVELS = [
     {"ha"},
     {"broker", "nameserver", "client"},
     {"bench", "console", "proxy", "sync"},
+    {"commands"},
     {"serve", "testing"},
     {"cli"},
     {"__main__"},
