@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import ssl
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.abc
 import pytest
+from anyio.streams.tls import TLSListener
 
 from fastmq.client.errors import ConnectError, ConnectionLost, RequestTimeout
 from fastmq.client.transport import Connection, open_stream, parse_address
@@ -233,3 +237,38 @@ def test_addresses() -> None:
     for text in ("h", "h:", ":1", "h:x", "h:70000", ""):
         with pytest.raises(UsageError):
             parse_address(text)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_tls(backend: str) -> None:
+    folder = Path(__file__).parent / "tls"
+    server_side = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server_side.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    trusting = ssl.create_default_context(cafile=folder / "cert.pem")
+
+    async def serve(stream: anyio.abc.ByteStream) -> None:
+        splitter = FrameSplitter()
+        async with stream:
+            with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                while True:
+                    for frame in splitter.feed(await stream.receive()):
+                        await stream.send(encode_frame(decode_frame(frame).reply(7)))
+
+    async def main() -> None:
+        plain = await anyio.create_tcp_listener(local_host="127.0.0.1")
+        listener = TLSListener(plain, server_side, standard_compatible=False)
+        port = plain.extra(anyio.abc.SocketAttribute.local_port)
+        with anyio.fail_after(10):
+            async with listener, anyio.create_task_group() as tasks:
+                tasks.start_soon(listener.serve, serve)
+                stream = await open_stream(f"localhost:{port}", trusting)
+                connection = Connection(stream, "h:1", lambda _, command: None)
+                tasks.start_soon(connection.run)
+                assert (await connection.call(request(), 5)).code == 7
+                assert connection.local_host == "127.0.0.1"
+                connection.close()
+                with pytest.raises(ConnectError):
+                    await open_stream(f"localhost:{port}", ssl.create_default_context())
+                tasks.cancel_scope.cancel()
+
+    anyio.run(main, backend=backend)
