@@ -10,15 +10,15 @@ After RocketMQ's RebalanceImpl, PullMessageService and OffsetStore.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Final, NamedTuple, Unpack
+from typing import Final, Unpack
 
 import anyio
 
 from fastmq.client import running
+from fastmq.client.assigned import Assigned, Settings
 from fastmq.client.background import Tasks
 from fastmq.client.errors import (
     BrokerError,
@@ -34,7 +34,7 @@ from fastmq.client.rebalance import Strategy, averagely
 from fastmq.client.session import Session, SessionOptions, command
 from fastmq.client.subscriptions import Filter, StartFrom, Topics, read_topics, subscription, takes, to_ms
 from fastmq.client.transport import Connection
-from fastmq.client.window import DEFAULT_LIMITS, FlowLimits, Window
+from fastmq.client.window import DEFAULT_LIMITS, FlowLimits
 from fastmq.errors import ProtocolError, UsageError
 from fastmq.protocol import message as m
 from fastmq.protocol import names
@@ -62,60 +62,6 @@ PULL_CODES: Final = frozenset(
         int(ResponseCode.PULL_OFFSET_MOVED),
     }
 )
-
-
-class Assigned:
-    """A queue that is ours now. Once `dropped`, what is left of it is nobody's business any more."""
-
-    def __init__(self, queue: MessageQueue, data: SubscriptionData, offset: int) -> None:
-        self.queue = queue
-        self.subscription = data
-        self.window = Window(offset)
-        self.dropped = False
-        self.paused = False
-        self.broker_id = 0
-        self.scope: anyio.CancelScope | None = None
-        self.room: anyio.Event | None = None
-        self.running = 0
-        self.last_pull_ms = 0
-        self.last_consume_ms = 0
-        self.locked_until = 0.0
-        self.last_lock_ms = 0
-        self.max_offset = 0
-        self.waiting: deque[ReceivedMessage] = deque()
-        """In order: pulled, and not yet with the listener."""
-        self.idle: anyio.Event | None = None
-        self._runner: anyio.Event | None = None
-
-    def __repr__(self) -> str:
-        return f"<Assigned {self.queue} at {self.window.next_offset}, {len(self.window)} in work>"
-
-    def wake(self) -> None:
-        """There may be room for the next pull."""
-        if self.room is not None:
-            self.room.set()
-            self.room = None
-
-    def wake_runner(self) -> None:
-        """In order: there is something to do."""
-        if self._runner is not None:
-            self._runner.set()
-            self._runner = None
-
-    async def wait_for_messages(self) -> None:
-        """In order: wait for `wake_runner`."""
-        self._runner = anyio.Event()
-        await self._runner.wait()
-
-
-class Settings(NamedTuple):
-    """What a consumer was told about pulling."""
-
-    batch: int
-    limits: FlowLimits
-    suspend: float
-    persist: float
-    rebalance: float
 
 
 class QueueConsumer(SessionUser):

@@ -9,7 +9,7 @@ from typing import Final
 
 import anyio
 
-from fastmq.client.consuming import Assigned
+from fastmq.client.assigned import Assigned
 from fastmq.client.errors import ClientError
 from fastmq.client.session import Session, command
 from fastmq.errors import ProtocolError

@@ -15,7 +15,8 @@ import anyio
 from fastmq.client.errors import RequestReplyTimeout
 from fastmq.client.messages import Message, ReceivedMessage, SendResult
 from fastmq.client.prepared import Selector, properties_text
-from fastmq.client.sending import DEFAULT_GROUP, Receipt, Sender, SenderOptions
+from fastmq.client.receipt import Receipt
+from fastmq.client.sending import DEFAULT_GROUP, Sender, SenderOptions
 from fastmq.client.session import Session, command
 from fastmq.client.trace import DEFAULT_REGION, end_of_transaction
 from fastmq.client.transport import Connection

@@ -17,7 +17,8 @@ from typing import Self, Unpack
 
 import anyio
 
-from fastmq.client.consuming import Assigned, QueueConsumer
+from fastmq.client.assigned import Assigned
+from fastmq.client.consuming import QueueConsumer
 from fastmq.client.errors import ClientClosed
 from fastmq.client.messages import ReceivedMessage
 from fastmq.client.options import ConsumerOptions

@@ -16,7 +16,8 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
-from fastmq.client.consuming import Assigned, QueueConsumer
+from fastmq.client.assigned import Assigned
+from fastmq.client.consuming import QueueConsumer
 from fastmq.client.errors import ClientError
 from fastmq.client.locks import QueueLocks
 from fastmq.client.messages import ReceivedMessage

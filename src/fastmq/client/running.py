@@ -15,7 +15,7 @@ from fastmq.protocol.bodies.config import MessageQueue, queue_map
 from fastmq.protocol.command import VERSION, Command
 
 if TYPE_CHECKING:
-    from fastmq.client.consuming import Assigned
+    from fastmq.client.assigned import Assigned
 
 RATE_SECONDS: Final = 60.0
 

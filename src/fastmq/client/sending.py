@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, Unpack, overload
 
 import anyio
@@ -33,6 +33,7 @@ from fastmq.client.member import SessionUser
 from fastmq.client.messages import Message, SendResult, SendStatus
 from fastmq.client.otel import Telemetry
 from fastmq.client.prepared import Prepared, Preparer, Selector
+from fastmq.client.receipt import Receipt
 from fastmq.client.routes import Route
 from fastmq.client.session import Session, SessionOptions
 from fastmq.client.trace import DEFAULT_REGION, Tracer, kind_of, publication, trace_group
@@ -52,51 +53,6 @@ DEFAULT_GROUP: Final = "fastmq-producer"
 STORED: Final = frozenset(int(status) for status in SendStatus)
 _STATUSES: Final = {int(status): status for status in SendStatus}
 YIELD_EVERY: Final = 64  # pipelined sends between two turns of the event loop
-
-
-class Receipt:
-    """A send in flight: await it for its SendResult. Its failure is raised there and nowhere else."""
-
-    __slots__ = ("_callback", "_error", "_event", "_result", "size")
-
-    def __init__(self, size: int, callback: Callable[[Receipt], None] | None = None) -> None:
-        self.size = size
-        self._result: SendResult | None = None
-        self._error: BaseException | None = None
-        self._event: anyio.Event | None = None
-        self._callback = callback
-
-    @property
-    def done(self) -> bool:
-        """Whether it has ended, well or not."""
-        return self._result is not None or self._error is not None
-
-    def result(self) -> SendResult:
-        """The result of a send that has ended. Raises what it failed with."""
-        if self._error is not None:
-            raise self._error
-        if self._result is None:
-            raise UsageError("the send has not ended yet")
-        return self._result
-
-    def __await__(self) -> Generator[object, object, SendResult]:
-        return self._wait().__await__()
-
-    async def _wait(self) -> SendResult:
-        if not self.done:
-            if self._event is None:
-                self._event = anyio.Event()
-            await self._event.wait()
-        return self.result()
-
-    def settle(self, result: SendResult | None, error: BaseException | None = None) -> None:
-        """The send has ended (for the producer)."""
-        self._result = result
-        self._error = error
-        if self._event is not None:
-            self._event.set()
-        if self._callback is not None:
-            self._callback(self)
 
 
 class SenderOptions(SessionOptions, total=False):
@@ -367,8 +323,12 @@ class Sender(SessionUser):
             queue: MessageQueue | None = None
             try:
                 with anyio.fail_after(left):
-                    queue = self._choose(prepared, await self._route(prepared), avoid)
+                    route = await self._route(prepared)
+                    queue = self._choose(prepared, route, avoid)
                     stored = await self._try(prepared, queue, min(left, self._try_timeout))
+                if route.provisional:
+                    # the topic exists now, with queues that are its own
+                    self._tasks.spawn(self._refresh_quietly, prepared.topic)
                 if stored.status is SendStatus.SEND_OK or not self._retry_not_stored_ok:
                     return stored
                 failures.append(broker_error(stored.status, "stored, but not as safely as it should be"))

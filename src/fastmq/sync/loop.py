@@ -1,0 +1,204 @@
+"""The event loop behind the blocking face, its thread, and the base of what is shown of it."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import os
+import threading
+import weakref
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any, Final, Generic, Self, TypeVar, Unpack
+
+import anyio
+from anyio.from_thread import BlockingPortal
+
+from fastmq.client import session as asession
+from fastmq.client.errors import ClientClosed
+from fastmq.client.session import SessionOptions
+
+T = TypeVar("T")
+A = TypeVar("A", bound=Any)
+
+
+class _Loop:
+    """The event loop of this process and its thread, while somebody uses it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._portal: BlockingPortal | None = None
+        self._thread: threading.Thread | None = None
+        self._stop: Callable[[], None] | None = None
+        self._pid = os.getpid()
+        self._open: weakref.WeakSet[Blocking[Any]] = weakref.WeakSet()
+
+    def after_fork(self) -> None:
+        """In the child there is no such thread; its locks may be held by nobody."""
+        self.__init__()  # type: ignore[misc]
+
+    def enter(self, user: Blocking[Any]) -> BlockingPortal:
+        """The portal, started for the first user."""
+        with self._lock:
+            if self._portal is None:
+                self._start()
+            self._users += 1
+            self._open.add(user)
+            assert self._portal is not None
+            return self._portal
+
+    def _start(self) -> None:
+        started: Future[tuple[BlockingPortal, anyio.Event]] = Future()
+
+        async def serve() -> None:
+            async with BlockingPortal() as portal:
+                stop = anyio.Event()
+                started.set_result((portal, stop))
+                await stop.wait()
+
+        def run() -> None:
+            try:
+                # trio's worker threads end with the interpreter; those of asyncio would keep it from exiting
+                anyio.run(serve, backend="trio")
+            except BaseException as error:
+                if not started.done():
+                    started.set_exception(error)
+                raise
+
+        self._thread = threading.Thread(target=run, name="fastmq.sync", daemon=True)
+        self._thread.start()
+        portal, stop = started.result()
+        self._portal = portal
+        self._stop = lambda: portal.call(stop.set)
+
+    def leave(self, user: Blocking[Any]) -> None:
+        """One user less; the thread ends with the last."""
+        with self._lock:
+            self._open.discard(user)
+            self._users -= 1
+            if self._users or self._stop is None or self._thread is None:
+                return
+            self._stop()
+            self._thread.join()
+            self._portal = self._thread = self._stop = None
+
+    def close_all(self) -> None:
+        """The interpreter exits."""
+        for user in list(self._open):
+            with contextlib.suppress(Exception):  # there is nobody left who could be told
+                user.close()
+
+
+_LOOP: Final = _Loop()
+os.register_at_fork(after_in_child=_LOOP.after_fork)
+atexit.register(_LOOP.close_all)
+
+
+class Blocking(Generic[A]):
+    """An async object behind the loop. Subclasses make it in `_make`, which runs in the loop."""
+
+    def __init__(self, make: Callable[[], A]) -> None:
+        self._pid = os.getpid()
+        self._make = make
+        self._async: A | None = None
+        self._portal: BlockingPortal | None = None
+        self._context: AbstractContextManager[Any] | None = None
+        self._state = threading.Lock()
+
+    def _plain(self, call: Callable[..., T], *args: Any) -> T:
+        """Call something in the loop that does not wait."""
+        self._check()
+        assert self._portal is not None
+        return self._portal.call(functools.partial(call, *args))
+
+    def _run(self, call: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any) -> T:
+        """Do something in the loop and wait for it. Interrupting the wait (Ctrl-C) cancels it."""
+        self._check()
+        assert self._portal is not None
+        future: Future[Any] = self._portal.start_task_soon(functools.partial(call, *args, **kwargs))
+        try:
+            result: T = future.result()
+        except BaseException:
+            future.cancel()
+            raise
+        return result
+
+    def _check(self) -> None:
+        if self._pid != os.getpid():
+            raise ClientClosed("made in another process; a client does not survive a fork, make a new one")
+        if self._portal is None:
+            raise ClientClosed("not open: use it inside `with`, or call open()")
+
+    @property
+    def _it(self) -> A:
+        self._check()
+        assert self._async is not None
+        return self._async
+
+    def open(self) -> Self:
+        """What `with` does at its begin."""
+        if self._pid != os.getpid():
+            raise ClientClosed("made in another process; a client does not survive a fork, make a new one")
+        with self._state:
+            if self._portal is not None:
+                raise ClientClosed("it is open already")
+            portal = _LOOP.enter(self)
+            try:
+                self._async = portal.call(self._make)
+                self._context = portal.wrap_async_context_manager(self._async)
+                self._context.__enter__()
+            except BaseException:
+                _LOOP.leave(self)
+                raise
+            self._portal = portal
+        return self
+
+    def close(self) -> None:
+        """What `with` does at its end. Does nothing if it is not open."""
+        if self._pid != os.getpid():
+            return
+        with self._state:
+            if self._portal is None:
+                return
+            self._before_close()
+            self._portal = None
+            assert self._context is not None
+            try:
+                self._context.__exit__(None, None, None)
+            finally:
+                self._context = None
+                _LOOP.leave(self)
+
+    def _before_close(self) -> None:
+        """The last moment in which calls are possible."""
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Session(Blocking[asession.Session]):
+    """Blocking face of `fastmq.Session`: what several producers and consumers share."""
+
+    def __init__(self, namesrv: str | Sequence[str] | None = None, **options: Unpack[SessionOptions]) -> None:
+        super().__init__(lambda: asession.Session(namesrv, **options))
+
+    @property
+    def client_id(self) -> str:
+        """`ip@instance`."""
+        return self._it.client_id
+
+
+Where = str | Sequence[str] | Session | None
+
+
+def inner_where(where: Where) -> str | Sequence[str] | asession.Session | None:
+    return where._it if isinstance(where, Session) else where

@@ -1,0 +1,148 @@
+"""Blocking sends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Self, overload
+
+from fastmq.client import producer as aproducer
+from fastmq.client.errors import ClientClosed
+from fastmq.client.messages import Message, ReceivedMessage, SendResult
+from fastmq.client.producer import DEFAULT_GROUP, Selector, TransactionState
+from fastmq.protocol.bodies.config import (
+    MessageQueue,
+)
+from fastmq.sync.loop import Blocking, Where, inner_where
+
+
+class Receipt:
+    """A send in flight, see `fastmq.Receipt`."""
+
+    def __init__(self, future: Future[SendResult]) -> None:
+        self._future = future
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self._future.done()
+
+    def result(self, timeout: float | None = None) -> SendResult:
+        """Wait for the result. Raises what the send failed with, TimeoutError after `timeout` seconds."""
+        return self._future.result(timeout)
+
+
+class Producer(Blocking[aproducer.Producer]):
+    """Blocking face of `fastmq.Producer`."""
+
+    def __init__(self, where: Where = None, group: str = DEFAULT_GROUP, **options: Any) -> None:
+        super().__init__(lambda: aproducer.Producer(inner_where(where), group, **options))
+
+    @overload
+    def send(
+        self, message: Message, /, *, queue: MessageQueue | None = None, selector: Selector | None = None,
+        timeout: float | None = None,
+    ) -> SendResult: ...  # fmt: skip
+
+    @overload
+    def send(
+        self, topic: str, body: bytes | str, /, *, tag: str | None = None, keys: str | Sequence[str] = (),
+        sharding_key: str | None = None, timeout: float | None = None,
+    ) -> SendResult: ...  # fmt: skip
+
+    def send(self, message: Any, body: Any = b"", /, **options: Any) -> SendResult:
+        """Send a message and wait until the broker has it."""
+        arguments = (message, body) if isinstance(message, str) else (message,)
+        return self._run(self._it.send, *arguments, **options)
+
+    def send_async(
+        self, message: Message, *, queue: MessageQueue | None = None, selector: Selector | None = None
+    ) -> Receipt:
+        """Begin a send; waits only while too many are in flight."""
+        future: Future[SendResult] = Future()
+        future.set_running_or_notify_cancel()
+
+        def ended(receipt: aproducer.Receipt) -> None:
+            try:
+                future.set_result(receipt.result())
+            except Exception as error:
+                future.set_exception(error)
+
+        self._run(self._it.send_async, message, queue=queue, selector=selector, callback=ended)
+        return Receipt(future)
+
+    def send_batch(
+        self, messages: Sequence[Message], *, queue: MessageQueue | None = None, timeout: float | None = None
+    ) -> SendResult:
+        """Send messages of one topic as one request."""
+        return self._run(self._it.send_batch, messages, queue=queue, timeout=timeout)
+
+    def send_oneway(
+        self, message: Message, *, queue: MessageQueue | None = None, selector: Selector | None = None
+    ) -> None:
+        """Send without an answer."""
+        self._run(self._it.send_oneway, message, queue=queue, selector=selector)
+
+    def flush(self) -> None:
+        """Wait until no send is in flight."""
+        self._run(self._it.flush)
+
+    def queues(self, topic: str) -> list[MessageQueue]:
+        """The queues of a topic that can be sent to."""
+        return self._run(self._it.queues, topic)
+
+    def request(self, message: Message, timeout: float = 3.0) -> ReceivedMessage:
+        """Send a message and wait for the message that answers it."""
+        return self._run(self._it.request, message, timeout)
+
+    def reply(
+        self, request: ReceivedMessage, body: bytes | str, *, timeout: float | None = None, tag: str | None = None
+    ) -> SendResult:
+        """Answer a message that was sent with `request`."""
+        return self._run(self._it.reply, request, body, timeout=timeout, tag=tag)
+
+    def transaction(self, message: Message, *, timeout: float | None = None) -> Transaction:
+        """A message that consumers see only if the block ends well."""
+        return Transaction(self, message, timeout)
+
+    def send_half(self, message: Message, timeout: float | None = None) -> SendResult:
+        """The first half of a transaction."""
+        return self._run(self._it.send_half, message, timeout)
+
+    def end_transaction(self, half: SendResult, state: TransactionState, *, remark: str | None = None) -> None:
+        """The second half."""
+        self._run(self._it.end_transaction, half, state, remark=remark)
+
+
+class Transaction:
+    """A transaction in progress; see `fastmq.Transaction`."""
+
+    def __init__(self, producer: Producer, message: Message, timeout: float | None) -> None:
+        self.state = TransactionState.COMMIT
+        self.message = message
+        self._producer = producer
+        self._timeout = timeout
+        self._half: SendResult | None = None
+
+    @property
+    def half(self) -> SendResult:
+        """Where the half message is."""
+        if self._half is None:
+            raise ClientClosed("the transaction has not begun")
+        return self._half
+
+    @property
+    def message_id(self) -> str:
+        """The id that consumers will see."""
+        return self.half.message_id
+
+    def __enter__(self) -> Self:
+        self._half = self._producer.send_half(self.message, self._timeout)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        state = self.state if error is None else TransactionState.ROLLBACK
+        self._producer.end_transaction(self.half, state, remark=None if error is None else repr(error))
