@@ -26,6 +26,14 @@ class Popped(NamedTuple):
 class PopRig(Rig):
     """A broker whose timer and revive steps are taken by `pass_ms`."""
 
+    def stop(self) -> None:
+        """An orderly stop: everything is written before the store is closed."""
+        assert self.broker.timers is not None
+        self.flush()
+        self.broker.offsets.persist()
+        assert self.broker.timers.persist()
+        self.close()
+
     def settle(self) -> None:
         """Do what is due now."""
         now = self.clock.wall_ms()
