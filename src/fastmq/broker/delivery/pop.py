@@ -8,6 +8,7 @@ Checkpoints and acks are timer messages for the revive topic: `poprevive` looks 
 from __future__ import annotations
 
 import itertools
+import logging
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -22,6 +23,8 @@ from fastmq.protocol.headers.pop import INIT_MODE_MIN
 if TYPE_CHECKING:
     from fastmq._store import Appended
     from fastmq.broker.app import Broker
+
+log = logging.getLogger("fastmq.broker.pop")
 
 WOKEN_A_STEP: Final = 32  # between two steps trio's other tasks have their turn
 RETRY_QUEUES: Final = 1
@@ -69,6 +72,7 @@ class PopService:
         self._numbers = itertools.count()
         self._to_wake: dict[tuple[str, str, int], None] = {}
         self._wake = trio.Event()
+        self._stuck = False
         self.inflight = PopInflight(broker.clock.wall_ms())
 
     # --- where a pop begins ------------------------------------------------------------------------------------------
@@ -143,7 +147,11 @@ class PopService:
         )
         appended = store_message(broker, message)
         if appended.status == st.ST_OK:
+            self._stuck = False
             broker.stats.on_put(message.topic, message.queue_id, 1, appended.size)
+        elif not self._stuck:
+            self._stuck = True
+            log.error("checkpoints and acks of pops cannot be stored: status %d", appended.status)
         return appended
 
     # --- others that wait --------------------------------------------------------------------------------------------

@@ -358,7 +358,6 @@ def _give(
         )
         appended = broker.pop.put_checkpoint(checkpoint, page.revive_queue)
         if appended.status != st.ST_OK:
-            log.error("no checkpoint for %s of %s, queue %d: store status %d", group, topic, queue_id, appended.status)
             return False
         page.flush_target = max(page.flush_target or 0, appended.flush_target)
         broker.stats.on_checkpoint(group, header.topic)

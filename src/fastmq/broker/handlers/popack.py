@@ -121,7 +121,6 @@ def _store_ack(broker: Broker, ack: Ack, revive_queue: int, invisible_time: int)
     key = ack.key
     appended = broker.pop.put_ack(ack, revive_queue, key.pop_time + invisible_time)
     if appended.status != st.ST_OK:
-        log.error("an ack of %s for %s was not stored: status %d", key.group, key.topic, appended.status)
         raise RequestError(ResponseCode.SYSTEM_ERROR, f"the ack was not stored, store status {appended.status}")
     broker.stats.on_ack(key.group, key.topic, len(ack.offsets))
     broker.pop.inflight.subtract(key.topic, key.group, key.queue_id, len(ack.offsets), key.pop_time)
@@ -189,7 +188,6 @@ def change_message_invisible_time(broker: Broker, peer: Peer, request: Command) 
     )
     appended = broker.pop.put_checkpoint(checkpoint, receipt.revive_queue)
     if appended.status != st.ST_OK:
-        log.error("no checkpoint for %s of %s, queue %d: status %d", group, topic, queue_id, appended.status)
         raise RequestError(ResponseCode.SYSTEM_ERROR, f"the new time was not stored, status {appended.status}")
     broker.stats.on_checkpoint(group, topic)
     key = CheckPointKey(topic, group, queue_id, receipt.start_offset, receipt.pop_time, receipt.broker)
