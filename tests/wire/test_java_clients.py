@@ -100,7 +100,14 @@ SCENARIOS_5 = (
     "timer-recall",
     "timer-refused",
 )
-OVER_RESTART = ("restart-offsets", "restart-store", "restart-delay", "restart-live", "restart-orderly")
+OVER_RESTART = (
+    "restart-offsets",
+    "restart-store",
+    "restart-delay",
+    "restart-live",
+    "restart-orderly",
+    "restart-transaction",
+)
 OVER_RESTART_5 = (*OVER_RESTART, "restart-pop", "restart-timer")
 
 # the other header form, and the VIP port for everything the client would send there

@@ -227,8 +227,8 @@ final class TransactionScenarios {
         List<String> bodies = KEPT.remove(ctx.name("bodies"));
         ctx.check(bodies != null, "phase 1 of this scenario went well");
         String topic = ctx.name("t");
-        // without a look at the topic it knows no broker to send heartbeats to
-        producer(ctx, new Listener()).fetchPublishMessageQueues(topic);
+        // without a message of its own it knows no broker to send heartbeats to
+        sendAll(ctx, producer(ctx, new Listener()), topic, "rollback rollback", 1);
         consume(ctx, topic).awaitOnce(ctx, 40_000, bodies);
     }
 
@@ -253,7 +253,8 @@ final class TransactionScenarios {
         producer.setTransactionListener(listener);
         producer.start();
         ctx.closing(producer::shutdown);
-        producer.fetchPublishMessageQueues(ctx.param("topic", null));
+        // without a message of its own it knows no broker to send heartbeats to
+        sendAll(ctx, producer, ctx.param("topic", null), "rollback rollback", 1);
         int count = ctx.number("count", 0);
         if (count > 0) {
             ctx.await(40_000, () -> listener.checked.size() >= count, "%d checks come", count);
