@@ -325,6 +325,38 @@ class TestRestart:
         assert rig.count("topic-a") == 1
 
 
+class TestSyncFlush:
+    @pytest.fixture
+    def rig(self, tmp_path):
+        rig = Transacting(tmp_path, flush_disk_type="SYNC_FLUSH")
+        yield rig
+        rig.close()
+
+    def test_the_half_message_is_on_disk_before_the_answer_leaves(self, rig):
+        reply = rig.try_to_begin()
+        assert reply.after_flush == rig.store.written_offset
+
+    def test_a_decision_may_come_before_the_flush(self, rig):
+        """The client did not wait for it (WAIT=false)."""
+        half = rig.begin(more="WAIT\x01false\x02")
+        assert rig.end(half, COMMIT).code == 0
+        rig.flush()
+        assert rig.bodies() == [b"half"]
+        peer = rig.producer()
+        rig.check(60_000)
+        assert checks(peer) == []
+
+    def test_a_restart(self, rig):
+        first, second = rig.begin("K1"), rig.begin("K2")
+        rig.end(first, COMMIT)
+        rig.flush()
+        rig.restart()
+        assert rig.offsets() == (1, 1)
+        assert rig.end(second, ROLLBACK).code == 0
+        rig.flush()
+        assert rig.op_text() == "0,1,"
+
+
 class TestCounts:
     def test_open_transactions_are_counted(self, rig):
         halves = [rig.begin(f"K{n}") for n in range(3)]
