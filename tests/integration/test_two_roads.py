@@ -34,11 +34,11 @@ def free_source_port() -> int:
 
 
 class Roads:
-    def __init__(self, folder: Path, flush: str) -> None:
+    def __init__(self, folder: Path, flush: str, **settings: str) -> None:
         self.lanes: list[Lane] = []
         port = free_source_port()
-        self.hot = Stack(folder / "hot", hot=True, flush=flush, source_port=port)
-        self.cold = Stack(folder / "cold", hot=False, flush=flush, source_port=port)
+        self.hot = Stack(folder / "hot", hot=True, flush=flush, source_port=port, **settings)
+        self.cold = Stack(folder / "cold", hot=False, flush=flush, source_port=port, **settings)
         for topic in ("plain", "t", "j5-normal"):
             self.call(Command(17, opaque=1, ext={
                 "topic": topic, "defaultTopic": "TBW102", "readQueueNums": "4", "writeQueueNums": "4", "perm": "6",
@@ -200,6 +200,51 @@ def test_what_is_no_ordinary_batch_takes_the_cold_road(roads: Roads) -> None:
     hot = roads.hot.reactor.statistics()["hot_sends"] - before
     assert hot <= 2, "only the one that need not wait for a flush, and its like, may be hot"
     check_files(roads, 0)
+
+
+@pytest.mark.parametrize("flush", ["ASYNC_FLUSH", "SYNC_FLUSH"])
+def test_light_queues_and_bit_maps_are_left_to_the_cold_road(tmp_path: Path, flush: str) -> None:
+    """What only some brokers do with a message: put it into more queues, and note which SQL filters it passes."""
+    roads = Roads(
+        tmp_path, flush, enableLmq="true", enableMultiDispatch="true", enableConsumeQueueExt="true",
+        enableCalcFilterBitMap="true", enablePropertyFilter="true",
+    )  # fmt: skip
+
+    def send_some(number: int) -> None:
+        for properties in ("color\x01red\x02", "INNER_MULTI_DISPATCH\x01%LMQ%a,%LMQ%b\x02", "TAGS\x01A\x02"):
+            for topic in ("plain", "t"):
+                ext = {**plain_ext(f"L{number:031}", properties, number % 4), "b": topic}
+                assert decode_frame(roads.call(Command(310, opaque=number, ext=ext, body=b"x"))).code == 0
+            answer = roads.call(batch(number, [batch_entry(b"y", properties), batch_entry(b"z", "TAGS\x01B\x02")]))
+            assert decode_frame(answer).code == 0
+
+    try:
+        for number in range(8):
+            send_some(number)
+        heartbeat = {
+            "clientID": "c", "producerDataSet": [], "consumerDataSet": [{
+                "consumeFromWhere": "CONSUME_FROM_FIRST_OFFSET", "consumeType": "CONSUME_PASSIVELY", "groupName": "cg",
+                "messageModel": "CLUSTERING", "unitMode": False, "subscriptionDataSet": [{
+                    "classFilterMode": False, "codeSet": [], "expressionType": "SQL92", "subString": "color = 'red'",
+                    "subVersion": 1, "tagsSet": [], "topic": "t",
+                }],
+            }],
+        }  # fmt: skip
+        for stack in (roads.hot, roads.cold):
+            answer = stack.call(encode_frame(Command(34, opaque=1, body=json.dumps(heartbeat).encode())))
+            while not decode_frame(answer).is_response:  # the members of the group have changed, it is told
+                answer = stack.receive()
+            assert decode_frame(answer).code == 0
+        before = roads.hot.reactor.statistics()["hot_sends"]
+        for number in range(8):
+            send_some(number)
+        hot = roads.hot.reactor.statistics()["hot_sends"] - before
+        assert 0 < hot <= 32, "only messages of the topic without such a filter, and of no light queue, are hot"
+        check_files(roads, 24)
+        assert any(name.startswith("consumequeue/%LMQ%a/") for name in roads.hot.files())
+        assert any(name.startswith("consumequeue_ext/t/") for name in roads.hot.files())
+    finally:
+        roads.close()
 
 
 def test_a_batch_never_crosses_segments(roads: Roads) -> None:

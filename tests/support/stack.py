@@ -101,7 +101,7 @@ class Stack:
 
     def files(self) -> dict[str, bytes]:
         found = {}
-        for kind in ("commitlog", "consumequeue"):
+        for kind in ("commitlog", "consumequeue", "consumequeue_ext"):
             for path in sorted((self.folder / kind).rglob("*")):
                 if path.is_file() and (data := path.read_bytes().rstrip(b"\0")):
                     found[str(path.relative_to(self.folder))] = data
