@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from fastmq._store import ST_OK, Store, crc32
+from fastmq.broker.filter.expression import Expression
+from fastmq.broker.filter.matching import MessageFilter, read_matching
 from fastmq.protocol.command import Command, decode_frame, encode_frame
 from fastmq.protocol.message import decode_messages
 
@@ -62,3 +64,31 @@ def test_read_32(benchmark: Any, store: Store) -> None:
         return store.read_messages(store.read_queue("topic", 0, 0, 32).messages)
 
     assert len(decode_messages(benchmark(read))) == 32
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "color = 'red'",
+        "n > 10 AND color = 'red'",
+        "n BETWEEN 10 AND 20 AND (color IN ('red', 'blue') OR size IS NULL) AND NOT TAGS CONTAINS 'X'",
+    ],
+    ids=["one", "two", "many"],
+)
+def test_filter(benchmark: Any, text: str) -> None:
+    properties = PROPERTIES + b"n\x0112\x02color\x01red\x02"
+    assert benchmark(Expression(text).matches_encoded, properties)
+
+
+def test_compile_filter(benchmark: Any) -> None:
+    assert benchmark(Expression, "n BETWEEN 10 AND 20 AND (color IN ('red', 'blue') OR size IS NULL)")
+
+
+def test_filtered_read_of_800(benchmark: Any, tmp_path: Path) -> None:
+    store = Store(str(tmp_path), store_host=("127.0.0.1", 10911))
+    for number in range(800):
+        store.put("topic", 0, BODY, PROPERTIES + b"n\x01%d\x02" % number)
+    wanted = MessageFilter(expression=Expression("n > 100000"))
+    result = benchmark(read_matching, store, wanted, "topic", 0, 0, 32, monotonic=lambda: 0.0)
+    assert result.next_offset == 800
+    store.close()

@@ -129,6 +129,21 @@ def test_a_limit(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_deleted_one_makes_room(tmp_path: Path) -> None:
+    store = open_store(tmp_path, max_light_queues=2)
+    assert put(store, "%LMQ%a,%LMQ%b").status == _store.ST_OK
+    store.delete_topic_data("%LMQ%a")
+    store.delete_topic_data("%LMQ%a")
+    done = put(store, "%LMQ%c")
+    assert done.status == _store.ST_OK
+    assert put(store, "%LMQ%a").status == _store.ST_TOO_MANY_LMQ
+    store.delete_topic_data("%LMQ%b")
+    done = put(store, "%LMQ%a")
+    assert offsets_in(store, done) == "0"
+    assert ends(store) == {"t": 3, "%LMQ%a": 1, "%LMQ%c": 1}
+    store.close()
+
+
 def test_a_write_that_fails_gives_everything_back(tmp_path: Path) -> None:
     fault = {"call": "pwrite", "file": "commitlog", "nth": 2, "errno": errno.ENOSPC}
     store = open_store(tmp_path, fault_script=[fault], max_light_queues=2)

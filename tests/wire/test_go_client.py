@@ -27,6 +27,7 @@ SCENARIOS = (
     "push-orderly",
     "push-broadcast",
     "push-tags",
+    "filter-push",
     "pull",
     "delay",
     "group-join-leave",

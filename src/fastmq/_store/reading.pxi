@@ -149,6 +149,8 @@ cdef int topic_delete_queues(Engine* e, Topic* topic) noexcept nogil:
                 result = -1
                 break
             ext_remove(e, q)
+            if e.lmq_turn != NULL and i == 0 and lmq_topic(topic.name, topic.name_len) and q.next_offset:
+                e.lmq_count -= 1
             f.unwritten_count = 0
             q.next_offset = f.tail_from = 0
             store64(&q.max_offset, 0)

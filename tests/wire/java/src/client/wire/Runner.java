@@ -30,6 +30,7 @@ public final class Runner {
         ConsumeScenarios.register(scenarios);
         PullScenarios.register(scenarios);
         GroupScenarios.register(scenarios);
+        FilterScenarios.register(scenarios);
         RetryScenarios.register(scenarios);
         OrderScenarios.register(scenarios);
         OffsetScenarios.register(scenarios);
