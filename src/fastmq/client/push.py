@@ -276,8 +276,7 @@ class PushConsumer(QueueConsumer):
         failure: BaseException | None = None
         traced: str | None = None
         if self._tracer is not None:
-            host = self.session.client_id.partition("@")[0]
-            traced = self._tracer.consumption(messages, self.group, host, clock.wall_ms())
+            traced = self._tracer.consumption(messages, self.group, clock.wall_ms())
         self._running += 1
         try:
             if self._is_async and not self.in_order:

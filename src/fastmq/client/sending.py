@@ -403,7 +403,6 @@ class Sender(SessionUser):
                 kind=kind_of(message, prepared.sys_flag),
                 offset_id=None if result is None else result.offset_id,
                 ok=result is not None,
-                client_host=session.client_id.partition("@")[0],
             )
         )
 

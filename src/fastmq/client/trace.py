@@ -76,12 +76,11 @@ def _flag(value: bool) -> str:
 def publication(
     *, now_ms: int, region: str, group: str, topic: str, message_id: str, tags: str | None, keys: str | None,
     store_host: str, body_length: int, cost_ms: int, kind: MessageKind, offset_id: str | None, ok: bool,
-    client_host: str,
 ) -> TraceRecord:  # fmt: skip
     """A message was sent, or could not be."""
     text = _record(
         "Pub", now_ms, region, group, topic, message_id, tags, keys, store_host, body_length, cost_ms, int(kind),
-        offset_id, _flag(ok), client_host,
+        offset_id, _flag(ok),
     )  # fmt: skip
     return TraceRecord(text, (*message_id.split(","), *(keys or "").split()))
 
@@ -100,10 +99,9 @@ def end_of_transaction(
 
 def consumption_begins(
     *, now_ms: int, region: str, group: str, request_id: str, message_id: str, retries: int, keys: str | None,
-    client_host: str,
 ) -> TraceRecord:  # fmt: skip
     """A listener is about to get a message."""
-    text = _record("SubBefore", now_ms, region, group, request_id, message_id, retries, keys, client_host)
+    text = _record("SubBefore", now_ms, region, group, request_id, message_id, retries, keys)
     return TraceRecord(text, (message_id, *(keys or "").split()))
 
 
@@ -135,7 +133,7 @@ class Tracer:
         if len(self._waiting) >= FLUSH_COUNT:
             self._wake.set()
 
-    def consumption(self, messages: Sequence[ReceivedMessage], group: str, client_host: str, now_ms: int) -> str | None:
+    def consumption(self, messages: Sequence[ReceivedMessage], group: str, now_ms: int) -> str | None:
         """A listener begins; the id under which `consumed` tells its end. None if no message is to be traced."""
         request_id = uuid.uuid4().hex.upper()
         traced = [one for one in messages if one.properties.get(m.PROPERTY_TRACE_SWITCH) != "false"]
@@ -149,7 +147,6 @@ class Tracer:
                     message_id=one.message_id,
                     retries=one.reconsume_times,
                     keys=one.properties.get(m.PROPERTY_KEYS),
-                    client_host=client_host,
                 )
             )
         return request_id if traced else None
