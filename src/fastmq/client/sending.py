@@ -228,8 +228,9 @@ class Sender(SessionUser):
     ) -> Receipt:
         """Begin a send and go on: the Receipt can be awaited, or `callback` gets it when it has ended.
 
-        Sends to one queue arrive in their order as long as none of them has to be tried again. Raises PipelineFull
-        when too many are in flight, and UsageError or MessageTooLarge at once.
+        fastmq stores sends to one queue in their order as long as none of them has to be tried again; Apache's broker
+        takes them by several threads: for order there, await each before the next. Raises PipelineFull when too many
+        are in flight, and UsageError or MessageTooLarge at once.
         """
         self.session.check_open()
         prepared = self._preparer.single(message, queue, selector)
