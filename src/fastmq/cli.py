@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from fastmq import __version__
 from fastmq.errors import UsageError
 
+EXIT_FAILED = 1
 EXIT_USAGE = 2
 NAMESRV_PREFIX = "namesrv."
 SERVE_DATA = "fastmq-data"
@@ -40,6 +41,11 @@ def main(arguments: Sequence[str] | None = None, env: Mapping[str, str] | None =
     except UsageError as error:
         sys.stderr.write(f"fastmq: {error}\n")
         return EXIT_USAGE
+    except ImportError as error:
+        if not str(error.name).startswith("fastmq._"):
+            raise
+        sys.stderr.write(f"fastmq: {options.command} needs the compiled part {error.name}, which is not built here\n")
+        return EXIT_FAILED
 
 
 def build_parser(wanted: str = "") -> argparse.ArgumentParser:

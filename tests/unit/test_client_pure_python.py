@@ -16,7 +16,7 @@ import sys
 class Blocked:
     def find_spec(self, name, path=None, target=None):
         if name in ("fastmq._codec", "fastmq._store", "fastmq._reactor", "fastmq._load"):
-            raise ImportError(f"{name} is not built")
+            raise ImportError(f"{name} is not built", name=name)
 
 sys.meta_path.insert(0, Blocked())
 """
@@ -57,3 +57,17 @@ def test_all_names_are_there() -> None:
     assert set(fastmq.__all__) <= set(dir(fastmq))
     for name in fastmq.__all__:
         assert getattr(fastmq, name).__name__ == name or callable(getattr(fastmq, name))
+
+
+def test_commands_of_a_user_run_without_extensions_and_servers_say_what_is_missing() -> None:
+    script = f"""{WITHOUT_EXTENSIONS}
+import contextlib, io
+from fastmq.cli import main
+said = io.StringIO()
+with contextlib.redirect_stderr(said):
+    codes = main(["topic", "list", "-n", "127.0.0.1:1"]), main(["serve"])
+print(codes, said.getvalue())
+"""
+    printed = run(script)
+    assert printed.startswith("(1, 1) fastmq: no name server answers")
+    assert "serve needs the compiled part fastmq._" in printed
