@@ -687,3 +687,37 @@ def test_telemetry_changes_nothing_without_an_sdk(face: Face, place: Place) -> N
         assert sorted(seen.texts) == ["four", "one", "three", "two"]
 
     face.run(scenario)
+
+
+def test_order_stays_when_a_member_joins_and_leaves(face: Face, place: Place) -> None:
+    async def scenario(f: Any) -> None:
+        seen: dict[str | None, list[int]] = defaultdict(list)
+        running: set[tuple[str, int]] = set()
+
+        async def listen(message: fastmq.ReceivedMessage) -> None:
+            queue = (message.queue.broker_name, message.queue.queue_id)
+            assert queue not in running, "two members consume one queue at the same time"
+            running.add(queue)
+            await anyio.sleep(0.002)
+            running.discard(queue)
+            seen[message.sharding_key].append(int(message.text))
+
+        options = {"start_from": "first", "orderly": True, "persist_seconds": 0.2}
+        async with f.Producer(place.namesrv) as producer:
+            await producer.send(fastmq.Message(place.name, "0", sharding_key="0"))
+            async with f.PushConsumer(place.namesrv, place.group(), face.listener(listen), place.name, **options):
+                for number in range(1, 100):
+                    await producer.send(fastmq.Message(place.name, str(number), sharding_key=str(number % 5)))
+                async with f.PushConsumer(place.namesrv, place.group(), face.listener(listen), place.name, **options):
+                    for number in range(100, 200):
+                        await producer.send(fastmq.Message(place.name, str(number), sharding_key=str(number % 5)))
+
+                async def everything() -> bool:
+                    return sum(len(set(numbers)) for numbers in seen.values()) == 200
+
+                await until(everything, "everything is consumed")
+        for numbers in seen.values():
+            first_times = list(dict.fromkeys(numbers))
+            assert first_times == sorted(first_times)
+
+    face.run(scenario)

@@ -363,12 +363,16 @@ class PushConsumer(QueueConsumer):
         if not self.in_order:
             return
         assigned.wake_runner()
-        # the next owner must not begin before our listener has ended
+        if self._locks is not None:
+            # not here: the other queues must not wait for a slow listener
+            self._tasks.spawn(self._release_when_idle, assigned, self._locks)
+
+    async def _release_when_idle(self, assigned: Assigned, locks: QueueLocks) -> None:
+        """The next owner must not begin before our listener has ended."""
         while assigned.running:
             assigned.idle = anyio.Event()
             await assigned.idle.wait()
-        if self._locks is not None:
-            await self._locks.release([assigned.queue])
+        await locks.release([assigned.queue])
 
     async def _run_in_order(self, assigned: Assigned) -> None:
         """Consume one queue, one call at a time, while we hold its lock."""

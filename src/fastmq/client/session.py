@@ -332,7 +332,7 @@ class Session:
             except TopicNotFound:
                 if not borrow:
                     raise
-                default = await self._fetch_route(names.AUTO_CREATE_TOPIC)
+                default = await self._default_route(topic)
                 route = borrow_route(topic, default, asked_at)
             except RouteError:
                 if known is None or known.provisional:
@@ -341,6 +341,12 @@ class Session:
             if self.routes.put(route):
                 self._tell_routes([topic])
             return route
+
+    async def _default_route(self, topic: str) -> Route:
+        try:
+            return await self._fetch_route(names.AUTO_CREATE_TOPIC)
+        except TopicNotFound:
+            raise TopicNotFound(topic, f"topic {topic} has no route, and brokers here make no topics") from None
 
     def _is_fresh(self, route: Route) -> bool:
         return not route.provisional or self.clock.monotonic() < route.fetched_at + PROVISIONAL_SECONDS
