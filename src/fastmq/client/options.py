@@ -12,7 +12,14 @@ from fastmq.client.window import FlowLimits
 
 
 class ConsumerOptions(SessionOptions, total=False):
-    """What every consumer with rebalancing takes; see QueueConsumer."""
+    """What every consumer with rebalancing takes by name, beside SessionOptions. Times in seconds.
+
+    `broadcasting`: every member gets every message, offsets are kept in a file under `offset_folder`. `start_from`
+    (last, first) or `start_time`: where a group begins that has no offset. `strategy`: who takes which queues, the same
+    for all members. `pull_batch`: messages a pull brings at most. `limits`: how much of a queue may be in memory.
+    `suspend_seconds`: how long a broker holds a pull that finds nothing. `persist_seconds`: how often offsets are
+    stored. `rebalance_seconds`: how often members are looked at, if nobody says that they changed.
+    """
 
     broadcasting: bool
     start_from: StartFrom | str

@@ -56,7 +56,7 @@ YIELD_EVERY: Final = 64  # pipelined sends between two turns of the event loop
 
 
 class SenderOptions(SessionOptions, total=False):
-    """What a producer takes by name."""
+    """What a producer takes by name, beside SessionOptions; Producer says what they do."""
 
     timeout: float
     try_timeout: float
