@@ -23,7 +23,7 @@ INTERNAL = ("heartbeat_part", "on_server_request", "routes_changed", "settle")
 HEAD = """# Client API
 
 Made from the docstrings by `python -m fastmq.client.reference docs/client-api.md`; a test holds it current. The names
-are those of `fastmq`; `fastmq.sync` has the clients among them without `await`. How to use them: [client.md](client.md).
+are those of `fastmq`; `fastmq.sync` has the clients without `await`. How to use them: [client.md](client.md).
 """
 
 

@@ -77,7 +77,7 @@ class SessionOptions(TypedDict, total=False):
 
     `credentials`: the account, where access control is on. `tls`: True, or a context. `namespace`: part of the names of
     topics and groups. `instance_name`, `unit_name`: parts of the client id. `request_timeout`: of requests that have no
-    time of their own. `route_seconds`, `heartbeat_seconds`: how often routes are asked for, and brokers told who we are.
+    time of their own. `route_seconds`, `heartbeat_seconds`: how often routes are asked for and brokers told who we are.
     """
 
     credentials: Credentials | None
