@@ -4,6 +4,7 @@ import base64
 
 import pytest
 
+from fastmq.broker.delivery.intake import OutgoingMessage, store_message
 from fastmq.protocol.codes import RequestCode
 from fastmq.protocol.message import decode_properties
 from fastmq.store.timer_log import MAGIC_DEFAULT, MAGIC_ROLL
@@ -104,6 +105,52 @@ class TestDelivery:
         assert run_until(rig, start + 4000) == [start + offset for offset in sorted(offsets)]
         order = [int(rig.stored("topic-a", 0, at).body) for at in range(len(offsets))]
         assert order == sorted(range(len(offsets)), key=lambda number: (offsets[number], number))
+
+    @pytest.mark.parametrize(("sys_flag", "waits"), [(0, True), (8, True), (4, False), (12, False)])
+    def test_a_committed_message_waits_an_open_one_does_not(self, rig, sys_flag, waits):
+        at = rig.clock.wall_ms() + 1500
+        properties = {"TIMER_DELIVER_MS": str(at), "UNIQ_KEY": "U"}
+        message = OutgoingMessage("topic-a", 1, b"m", properties, sys_flag=sys_flag)
+        assert store_message(rig.broker, message).status == 0
+        assert message.timer_due_ms == (at if waits else None)
+        assert rig.count("rmq_sys_wheel_timer") == waits
+        assert len(run_until(rig, at)) == waits
+        if waits:
+            assert rig.stored("topic-a", 1).sys_flag == sys_flag
+
+    def test_what_has_waited_is_not_put_aside_again(self, rig):
+        at = send_at(rig, 1500)
+        run_until(rig, at)
+        message = OutgoingMessage("topic-b", 0, b"m", decode_properties(rig.stored("topic-a").properties))
+        store_message(rig.broker, message)
+        assert message.topic == "topic-b"
+
+    @pytest.mark.parametrize(
+        "properties",
+        [
+            b"",
+            b"TIMER_OUT_MS\x01soon\x02REAL_TOPIC\x01t\x02REAL_QID\x010\x02",
+            b"TIMER_OUT_MS\x011\x02REAL_TOPIC\x01t\x02REAL_QID\x01-1\x02",
+            b"TIMER_OUT_MS\x011\x02REAL_TOPIC\x01t\x02REAL_QID\x012000000000\x02",
+            b"TIMER_OUT_MS\x011\x02REAL_TOPIC\x01../t\x02REAL_QID\x010\x02",
+            b"TIMER_OUT_MS\x011\x02REAL_TOPIC\x01rmq_sys_wheel_timer\x02REAL_QID\x010\x02",
+        ],
+    )
+    def test_what_can_go_nowhere_is_passed_over(self, rig, properties):
+        rig.store.put("rmq_sys_wheel_timer", 0, b"x", properties)
+        at = send_at(rig, 1500)
+        assert run_until(rig, at + 100)[-1] == at
+        assert rig.count("topic-a") == 1
+        assert rig.count("rmq_sys_wheel_timer") == 2
+        assert rig.broker.timers.files.metrics.total == 0
+
+    def test_properties_that_grow_too_long_are_stored_as_they_were(self, rig):
+        start = len("TIMER_DELIVER_MS\x011700000001500\x02k\x01\x02UNIQ_KEY\x01U\x02")
+        at = send_at(rig, 1500, properties=f"UNIQ_KEY\x01U\x02k\x01{'v' * (32_600 - start)}\x02")
+        kept = rig.stored("rmq_sys_wheel_timer").properties
+        assert len(kept) > 32_767 - 70
+        run_until(rig, at)
+        assert rig.stored("topic-a").properties == kept
 
     def test_many_in_one_slot(self, rig):
         at = send_at(rig, 1234)

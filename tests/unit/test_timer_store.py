@@ -214,6 +214,13 @@ class TestMetrics:
         assert again.to_body() == metrics.to_body()
         assert again.data_version.counter == 4
 
+    def test_topics_that_are_gone_are_forgotten_once_nothing_waits(self):
+        metrics = TimerMetrics(None, lambda: 99)
+        for topic, change in (("gone", 0), ("waits", 1), ("there", 0), ("rmq_sys_x", 0)):
+            metrics.add(topic, change)
+        metrics.keep({"there"})
+        assert list(metrics.to_body()["timingCount"]) == ["waits", "there", "rmq_sys_x"]
+
     @pytest.mark.parametrize("text", ['{"timingCount":{"a":1}}', '{"timingCount":{"a":{"count":"1"}}}', "[1]"])
     def test_a_file_that_makes_no_sense_stops_the_start(self, tmp_path, text):
         path = tmp_path / "timermetrics"

@@ -435,6 +435,7 @@ class Broker:
             if self.timers is not None and self.clock.monotonic() - cleaned >= TIMER_CLEAN_INTERVAL_S:
                 cleaned = self.clock.monotonic()
                 self.timers.files.clean()
+                self.timers.files.metrics.keep(self.topics)
 
     async def _save_timers_once(self) -> None:
         """Write how far the timers are, one write at a time."""

@@ -17,21 +17,28 @@ import heapq
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
-from fastmq._store import ST_BODY_TOO_LARGE, ST_OK, ST_PROPERTIES_TOO_LARGE, ST_RECORD_TOO_LARGE, ST_TOPIC_TOO_LONG
+from fastmq._store import (
+    ST_BODY_TOO_LARGE,
+    ST_OK,
+    ST_PROPERTIES_TOO_LARGE,
+    ST_RECORD_TOO_LARGE,
+    ST_TOPIC_TOO_LONG,
+    java_hash,
+)
 from fastmq.broker.delivery.delay import CLOCK_CHECK_MS, RETRY_MS, Due
 from fastmq.broker.delivery.timer_files import Bound, TimerFiles, TimerSnapshot
-from fastmq.broker.delivery.timer_rules import delete_key, due_time, first_look, roll_window
+from fastmq.broker.delivery.timer_rules import delete_key, first_look, roll_window
+from fastmq.broker.delivery.timer_slots import OpenSlot, Recall, TimerMessage, properties_after_wait
 from fastmq.clock import Clock
 from fastmq.errors import ProtocolError, UsageError
 from fastmq.protocol import message as m
 from fastmq.protocol import names
-from fastmq.protocol.fields import parse_int32, parse_int64
-from fastmq.store.timer_log import MAGIC_DEFAULT, MAGIC_DELETE, MAGIC_ROLL, RECORD, RECORD_BYTES, TimerRecord
+from fastmq.protocol.fields import parse_int32
+from fastmq.store.timer_log import MAGIC_DELETE, MAGIC_ROLL, RECORD, RECORD_BYTES, TimerRecord
 from fastmq.store.timer_wheel import Slot
 
 if TYPE_CHECKING:
@@ -47,8 +54,6 @@ JUMP_SLOTS: Final = 200_000  # from so many on it is faster to look for the next
 RATE_STEP_S: Final = 10.0
 RATE_STEPS: Final = 7
 AHEAD_MS: Final = 2000  # slots are loaded so long before they begin
-NEVER_ENQUEUED: Final = (1 << 63) - 1  # TIMER_ENQUEUE_MS of a message whose slot was over when it was followed
-_LAST: Final[Bound] = (1 << 62, 0)
 _ILLEGAL: Final = (ST_BODY_TOO_LARGE, ST_PROPERTIES_TOO_LARGE, ST_TOPIC_TOO_LONG, ST_RECORD_TOO_LARGE)
 _NO_TARGETS: Final = (names.TRANS_HALF_TOPIC, names.SCHEDULE_TOPIC, names.TIMER_TOPIC)
 
@@ -65,47 +70,6 @@ class TimerStore(Protocol):
         sys_flag: int = 0, born_timestamp_ms: int = 0, born_host: tuple[str, int] = ("127.0.0.1", 0),
         reconsume_times: int = 0, prepared_offset: int = 0, tags_code: int | None = None,
     ) -> Appended: ...  # fmt: skip
-
-
-@dataclass(slots=True)
-class _OpenSlot:
-    """A slot in memory: its messages as a heap of (due, position)."""
-
-    next: int  # where the chain goes on that is not loaded, or -1
-    bound: Bound | None = None  # records before it were delivered by an earlier run
-    waiting: list[Bound] = field(default_factory=list)
-    known: list[str] = field(default_factory=list)  # keys of these
-    served: bool = False
-
-    @property
-    def done_until(self) -> Bound | None:
-        """Every record before this was delivered; None if none was."""
-        if not self.served:
-            return None
-        return self.waiting[0] if self.waiting else _LAST
-
-
-@dataclass(slots=True)
-class _Recall:
-    """What takes the messages of one key back. It counts until its slot is over."""
-
-    topic: str
-    slot_ms: int
-    recalls: int = 0
-    found: int = 0
-
-
-@dataclass(slots=True)
-class _Followed:
-    """A message of the timer queue on its way into the wheel."""
-
-    log_offset: int
-    size: int
-    slot_ms: int
-    due_ms: int
-    magic: int
-    topic: str
-    key: str  # of the message itself, or of the one that it takes back
 
 
 class TimerDelivery:
@@ -126,8 +90,8 @@ class TimerDelivery:
         self._window_slots = roll_window(window_slots)
         self.precision_ms = self._precision_ms = files.precision_ms
         self._on_delivered = on_delivered
-        self._open: dict[int, _OpenSlot] = {}
-        self._recalls: dict[str, _Recall] = {}
+        self._open: dict[int, OpenSlot] = {}
+        self._recalls: dict[str, Recall] = {}
         self._loaded = False  # all that was open when an earlier run ended
         self._opened_to = files.read_ms - files.precision_ms
         self._floor = files.read_ms  # slots before this one take no more messages
@@ -232,12 +196,13 @@ class TimerDelivery:
             return
         outcome.at(now_ms)
         followed = []
-        for number, (log_offset, size, _) in enumerate(entries):
+        for number, (log_offset, _, _) in enumerate(entries):
             queue_offset = files.queue_offset + number
-            one = self._read(log_offset, size, now_ms)
+            one = self._read(log_offset)
             if one is None:
                 log.error("timer queue offset %d: no timer message, passed over", queue_offset)
             elif queue_offset >= files.repeat_until or one.slot_ms >= files.read_ms:
+                one.due_ms = max(one.due_ms, now_ms)
                 followed.append(one)
         try:
             self._enqueue(followed, now_ms)
@@ -250,32 +215,15 @@ class TimerDelivery:
         self._stuck = False
         files.queue_offset += len(entries)
 
-    def _read(self, log_offset: int, size: int, now_ms: int) -> _Followed | None:
-        """What a message of the queue says; None if it cannot wait for anything."""
-        record = self._store.read_record(log_offset)
-        try:
-            message = None if record is None else m.decode_message(record)[0]
-        except ProtocolError:
-            message = None
-        if message is None:
-            return None
-        properties = message.property_map
-        out_ms = parse_int64(properties.get(m.PROPERTY_TIMER_OUT_MS))
-        topic = properties.get(m.PROPERTY_REAL_TOPIC)
-        if out_ms is None or not 0 <= out_ms < 1 << 53 or topic is None:
-            return None
-        due_ms = max(now_ms, due_time(properties, out_ms, message.store_timestamp, self._precision_ms))
-        takes_back = properties.get(m.PROPERTY_TIMER_DEL_UNIQKEY)
-        magic = MAGIC_DEFAULT | (0 if takes_back is None else MAGIC_DELETE)
-        key = takes_back or delete_key(topic, properties.get(m.PROPERTY_UNIQUE_KEY, ""))
-        return _Followed(log_offset, size, self.files.wheel.floor(out_ms), due_ms, magic, topic, key)
+    def _read(self, log_offset: int) -> TimerMessage | None:
+        return TimerMessage.read(self._store.read_record(log_offset), log_offset, self._precision_ms)
 
-    def _enqueue(self, followed: list[_Followed], now_ms: int) -> None:
+    def _enqueue(self, followed: list[TimerMessage], now_ms: int) -> None:
         """Write records for messages and hang them into their slots: all of them, or OSError and none."""
         files = self.files
         write_ms = max(files.wheel.floor(now_ms), self._floor)
         slots: dict[int, Slot] = {}
-        placed: list[tuple[_Followed, int, int, int]] = []
+        placed: list[tuple[TimerMessage, int, int, int]] = []
         for one in followed:
             slot_ms, magic = self._slot_for(one, write_ms)
             unit = slot_ms // self._precision_ms
@@ -283,7 +231,7 @@ class TimerDelivery:
             due_ms = slot_ms + self._precision_ms if magic & MAGIC_ROLL else one.due_ms
             record = RECORD.pack(
                 RECORD_BYTES, slot.last, magic, write_ms, slot_ms - write_ms, one.log_offset, one.size,
-                m.java_hash(one.topic), due_ms,
+                java_hash(one.topic), due_ms,
             )  # fmt: skip
             position = files.log.place(record)
             change = -1 if magic & MAGIC_DELETE else 1
@@ -298,12 +246,12 @@ class TimerDelivery:
             files.metrics.add(one.topic, -1 if magic & MAGIC_DELETE else 1)
             if slot_ms in opened:
                 due_ms = slot_ms + self._precision_ms if magic & MAGIC_ROLL else one.due_ms
-                self._add(slot_ms, self._open.setdefault(slot_ms, _OpenSlot(-1)), due_ms, position, magic, one)
+                self._add(slot_ms, self._open.setdefault(slot_ms, OpenSlot(-1)), due_ms, position, magic, one)
             elif slot_ms <= self._floor and slot_ms not in self._open:
                 self._open_slot(slot_ms)
         self.enqueued += len(placed)
 
-    def _slot_for(self, one: _Followed, write_ms: int) -> tuple[int, int]:
+    def _slot_for(self, one: TimerMessage, write_ms: int) -> tuple[int, int]:
         """The slot a message hangs in, and its magic."""
         wheel, precision_ms = self.files.wheel, self._precision_ms
         wanted = max(one.slot_ms, self._floor)
@@ -320,9 +268,9 @@ class TimerDelivery:
 
     # --- the second cursor: slots around the read time ---------------------------------------------------------------
 
-    def _open_slot(self, slot_ms: int) -> _OpenSlot:
+    def _open_slot(self, slot_ms: int) -> OpenSlot:
         slot = self.files.wheel.get(slot_ms)
-        opened = self._open[slot_ms] = _OpenSlot(-1 if slot is None else slot.last)
+        opened = self._open[slot_ms] = OpenSlot(-1 if slot is None else slot.last)
         return opened
 
     def _load(self, outcome: Due) -> None:
@@ -351,30 +299,30 @@ class TimerDelivery:
                 return
         self._loaded = True
 
-    def _take(self, slot_ms: int, slot: _OpenSlot, position: int, record: TimerRecord) -> None:
+    def _take(self, slot_ms: int, slot: OpenSlot, position: int, record: TimerRecord) -> None:
         """One record of the chain goes into memory."""
         due_ms, magic = record.due_ms, record.magic
         one = None
         if magic & MAGIC_DELETE and not magic & MAGIC_ROLL:
-            one = self._read(record.log_offset, record.log_size, 0)
+            one = self._read(record.log_offset)
         elif due_ms == 0:  # written by Apache RocketMQ
             due_ms = record.slot_ms + self._precision_ms
             if not magic & MAGIC_ROLL:
-                one = self._read(record.log_offset, record.log_size, 0)
+                one = self._read(record.log_offset)
                 due_ms = due_ms if one is None else one.due_ms
         known = slot.bound is not None and position < self.files.bounds_end and (due_ms, position) < slot.bound
         if not known or magic & MAGIC_DELETE:
             self._add(slot_ms, slot, due_ms, position, magic, one)
-        elif one is not None or (one := self._read(record.log_offset, record.log_size, 0)) is not None:
+        elif one is not None or (one := self._read(record.log_offset)) is not None:
             slot.known.append(one.key)
 
     def _add(
-        self, slot_ms: int, slot: _OpenSlot, due_ms: int, position: int, magic: int, one: _Followed | None
+        self, slot_ms: int, slot: OpenSlot, due_ms: int, position: int, magic: int, one: TimerMessage | None
     ) -> None:  # fmt: skip
         if magic & MAGIC_ROLL or not magic & MAGIC_DELETE:
             heapq.heappush(slot.waiting, (due_ms, position))
         elif one is not None:
-            recall = self._recalls.setdefault(one.key, _Recall(one.topic, slot_ms))
+            recall = self._recalls.setdefault(one.key, Recall(one.topic, slot_ms))
             recall.slot_ms = max(recall.slot_ms, slot_ms)
             recall.recalls += 1
 
@@ -410,7 +358,7 @@ class TimerDelivery:
         outcome.at(self._now_ms if visible else self._now_ms + RETRY_MS)
         return True
 
-    def _forget_recalls(self, slot_ms: int, slot: _OpenSlot) -> None:
+    def _forget_recalls(self, slot_ms: int, slot: OpenSlot) -> None:
         """A slot is over: so are the recalls in it. Those that found nothing were counted all the same."""
         for key in slot.known:
             if key in self._recalls:
@@ -487,7 +435,8 @@ class TimerDelivery:
             self.files.metrics.add(topic, -1)
             return True
         assert target is not None
-        appended = self._put(target, queue_id, message, self._properties(message, properties, record))
+        kept = properties_after_wait(message, properties, record, self._now_ms, self._precision_ms)
+        appended = self._put(target, queue_id, message, kept)
         if appended is not None and appended.status in _ILLEGAL:  # too long with what delivery adds
             appended = self._put(target, queue_id, message, message.properties)
         if appended is None or appended.status in _ILLEGAL:
@@ -506,22 +455,6 @@ class TimerDelivery:
                 self._on_delivered(target, queue_id, appended)
         self.files.metrics.add(topic, 1 if record.magic & MAGIC_DELETE else -1)
         return True
-
-    def _properties(self, message: m.StoredMessage, properties: dict[str, str], record: TimerRecord) -> bytes:
-        """The properties as they are stored: with the times of the wait, and of a roll also what is due when."""
-        out_ms = parse_int64(properties.get(m.PROPERTY_TIMER_OUT_MS)) or 0
-        late = out_ms < record.write_ms
-        added = {m.PROPERTY_TIMER_ENQUEUE_MS: str(NEVER_ENQUEUED if late else record.write_ms)}
-        if record.magic & MAGIC_ROLL:
-            times = parse_int32(properties.get(m.PROPERTY_TIMER_ROLL_TIMES)) or 0
-            added[m.PROPERTY_TIMER_ROLL_TIMES] = str(times + 1)
-            if m.PROPERTY_TIMER_DELIVER_MS not in properties:  # a delay would count from now on
-                due_ms = due_time(properties, out_ms, message.store_timestamp, self._precision_ms)
-                added[m.PROPERTY_TIMER_DELIVER_MS] = str(due_ms)
-        added[m.PROPERTY_TIMER_DEQUEUE_MS] = str(self._now_ms)
-        if m.PROPERTY_TIMER_DEQUEUE_MS in properties:
-            return m.encode_properties({**properties, **added})
-        return m.append_properties(message.properties, added)
 
     def _put(self, topic: str, queue_id: int, message: m.StoredMessage, properties: bytes) -> Appended | None:
         """Store a copy of a message. None: there can be no such topic or queue."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Container
 from typing import Any
 
 from fastmq.errors import ProtocolError, StoreError
@@ -38,7 +38,7 @@ class TimerMetrics:
         """How many messages wait."""
         return sum(entry[0] for entry in self._counts.values())
 
-    def keep(self, topics: Collection[str]) -> None:
+    def keep(self, topics: Container[str]) -> None:
         """Forget the topics that are gone (not those of the system), if nothing of theirs waits."""
         for topic in [topic for topic, entry in self._counts.items() if topic not in topics and entry[0] <= 0]:
             if not topic.startswith(names.SYSTEM_TOPIC_PREFIX):
