@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import trio
 
 from fastmq.broker.delivery.transaction import HalfMessage, op_body, read_op
 from fastmq.protocol.message import StoredMessage, encode_message
@@ -255,6 +256,19 @@ class TestRestart:
         # the second op message speaks of 1 and 3, and 2 is open
         assert rig.offsets() == (2, 1)
         assert rig.op_text() == "0,1,3,"
+
+    def test_an_orderly_stop_leaves_nothing_in_memory(self, rig):
+        for half in [rig.begin(f"K{n}") for n in range(3)]:
+            rig.end(half, COMMIT)
+        assert rig.op_text() == "0,"
+        trio.run(rig.broker.finish)
+        assert rig.op_text() == "0,1,2,"
+        config = rig.folder / "store" / "config"
+        offsets = json.loads((config / "consumerOffset.json").read_text())["offsetTable"]
+        assert offsets[f"{HALF}@CID_RMQ_SYS_TRANS"] == {"0": 3}
+        assert offsets[f"{OP}@CID_RMQ_SYS_TRANS"] == {"0": 2}
+        counts = json.loads((config / "transactionMetrics").read_text())["transactionCount"]
+        assert counts["topic-a"]["count"] == 0
 
     def test_offsets_wait_for_the_disk(self, rig):
         rig.end(rig.begin(), COMMIT)
