@@ -18,7 +18,8 @@ from typing import Any, Final, NamedTuple
 
 from fastmq.errors import ProtocolError
 from fastmq.protocol import names
-from fastmq.protocol.bodies import JsonError, dumps, loads_lenient
+from fastmq.protocol._json_text import to_utf8
+from fastmq.protocol.bodies import JsonError, dumps, loads_lenient, quote
 from fastmq.protocol.fields import parse_int32, parse_int64
 
 CK_TAG: Final = "ck"
@@ -187,17 +188,10 @@ class Ack:
     def encode(self) -> bytes:
         """The body of its message."""
         key = self.key
-        return dumps(
-            {
-                "ao": -1 if self.batch else self.offsets[0],
-                "aol": list(self.offsets) if self.batch else None,
-                "bn": key.broker,
-                "c": key.group,
-                "pt": key.pop_time,
-                "q": key.queue_id,
-                "so": key.start_offset,
-                "t": key.topic,
-            }
+        offsets = f'-1,"aol":[{",".join(map(str, self.offsets))}]' if self.batch else str(self.offsets[0])
+        return to_utf8(  # one for each message that is consumed: this is several times faster than `dumps`
+            f'{{"ao":{offsets},"bn":{quote(key.broker)},"c":{quote(key.group)},"pt":{key.pop_time},"q":{key.queue_id},'
+            f'"so":{key.start_offset},"t":{quote(key.topic)}}}'
         )
 
     @classmethod

@@ -7,6 +7,7 @@ timer, whether or not there is any traffic. Each step does a bounded amount of w
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastmq.broker.pop")
 
 ENTRIES_A_STEP: Final = 64  # of one queue
-CHECKPOINTS_A_STEP: Final = 8  # of one queue; each holds up to 32 messages
+CHECKPOINTS_A_STEP: Final = 4  # of one queue; each holds up to 32 messages
 RETRY_MS: Final = 100  # after something could not be stored
 SOON_MS: Final = 50  # when the timer has not come as far as the clock
 
@@ -74,12 +75,7 @@ class PopRevive:
 
     def step(self) -> int | None:
         """Do some of what there is to do; the wall time of the next thing, None: not before a queue moves."""
-        next_ms: int | None = None
-        for key in self._keys():
-            again_ms = self._step_queue(key)
-            if again_ms is not None:
-                next_ms = again_ms if next_ms is None else min(next_ms, again_ms)
-        return next_ms
+        return _earliest(map(self._step_queue, self._keys()))
 
     def statistics(self) -> dict[str, int]:
         """Checkpoints that wait for their time or for the store, and messages revived since the start."""
@@ -271,13 +267,20 @@ class PopRevive:
         """Revive until cancelled."""
         while True:
             self._wake = trio.Event()
-            next_ms = self.step()
+            times = []
+            for key in self._keys():
+                times.append(self._step_queue(key))
+                await trio.lowlevel.checkpoint()
+            next_ms = _earliest(times)
             now_ms = self._broker.clock.wall_ms()
             if next_ms is not None and next_ms <= now_ms:
-                await trio.lowlevel.checkpoint()
                 continue
             # the clock may be set meanwhile
             longest_ms = self._broker.config.revive_interval
             wait_ms = longest_ms if next_ms is None else min(longest_ms, next_ms - now_ms)
             with trio.move_on_after(wait_ms / 1000):
                 await self._wake.wait()
+
+
+def _earliest(times: Iterable[int | None]) -> int | None:
+    return min((time for time in times if time is not None), default=None)

@@ -82,7 +82,6 @@ async def delete_group(broker: Broker, peer: Peer, request: Command) -> Reply:
         await broker.save_consumer_offsets()
     if not broker.config.auto_create_subscription_group:
         broker.popwaits.group_gone(header.group_name)  # elsewhere a waiting pop would only make it again
-        broker.pop.inflight.forget(group=header.group_name)
     if broker.config.auto_delete_unused_stats:
         broker.stats.forget_group(header.group_name)
     return Reply()
