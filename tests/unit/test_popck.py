@@ -134,3 +134,9 @@ def test_topics_and_their_retry_topics():
         assert normal_topic(topic, "g_1") == "t_x"
     with pytest.raises(ValueError, match="retry flag"):
         real_topic("t", "g", "3")
+
+
+def test_names_with_special_characters_are_escaped():
+    key = CheckPointKey('t"\\\n', "g\u00fc\U0001f680", 1, 5, 9, 'b"')
+    for offsets, batch in (((7,), False), ((7, 8), True)):
+        assert Ack.decode(Ack(key=key, offsets=offsets, batch=batch).encode(), batch=batch, broker="x").key == key
