@@ -27,6 +27,12 @@ LEVELS = [
 LEVEL_OF = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 # net and store stand on one level in meaning: neither knows the other
 FORBIDDEN = {("store", "net"), ("net", "store"), ("net", "_store"), ("protocol", "config"), ("config", "protocol")}
+# the client runs where nothing is compiled and no server is installed
+FORBIDDEN |= {
+    (part, other)
+    for part in ("client", "sync")
+    for other in ("net", "store", "ha", "_codec", "_store", "_reactor", "_load")
+}
 
 
 def imported_parts(path: Path) -> set[str]:
