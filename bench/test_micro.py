@@ -71,7 +71,7 @@ def test_read_32(benchmark: Any, store: Store) -> None:
     [
         "color = 'red'",
         "n > 10 AND color = 'red'",
-        "n BETWEEN 10 AND 20 AND (color IN ('red', 'blue') OR size IS NULL) AND NOT TAGS CONTAINS 'X'",
+        "n BETWEEN 10 AND 20 AND (color IN ('red', 'blue') OR size IS NULL) AND TAGS NOT CONTAINS 'X'",
     ],
     ids=["one", "two", "many"],
 )
