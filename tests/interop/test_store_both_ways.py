@@ -244,13 +244,18 @@ def test_apache_opens_what_a_killed_fastmq_left(client: ScenarioRunner, tmp_path
                 server.discard()
 
 
-# a broker of Apache counts checks also while there is nobody to ask
-PATIENT = {**SMALL_FILES, "transactionCheckMax": "1000", "transactionCheckInterval": "2000"}
+# a broker of Apache counts checks also while there is nobody to ask, and forgets op messages it has not written yet
+PATIENT = {
+    **SMALL_FILES,
+    "transactionCheckMax": "1000",
+    "transactionCheckInterval": "2000",
+    "transactionOpBatchInterval": "100",
+}
 
 
 @pytest.mark.parametrize("ours_first", [pytest.param(True, id="from-fastmq"), pytest.param(False, id="from-apache")])
 def test_open_transactions_change_hands(client: ScenarioRunner, tmp_path: Path, ours_first: bool) -> None:
-    """The next owner asks about those that are open, and about no other; the one after it asks nothing any more."""
+    """The next owner asks about those that are open; nothing is delivered twice, whoever asks once more."""
     one, other = (fastmq, apache) if ours_first else (apache, fastmq)
     first, second, third = one(tmp_path / "a", PATIENT), other(tmp_path / "b", PATIENT), one(tmp_path / "c", PATIENT)
     judge = Judge(client)
@@ -267,14 +272,19 @@ def test_open_transactions_change_hands(client: ScenarioRunner, tmp_path: Path, 
         hand_over(first, second)
         assert {row["body"] for row in judge.read(second, topic)} == bodies["commit commit"]
         asked = client.run("answer-checks", second, topic=topic, group=group, count=2 * count)["checked"]
-        assert sorted(asked) == sorted(bodies["unknown commit"] | bodies["unknown rollback"])
+        still_open = bodies["unknown commit"] | bodies["unknown rollback"]
+        assert set(asked) >= still_open
+        if ours_first:
+            assert len(asked) == len(still_open), "of what fastmq had decided Apache asks nothing"
         there = wait_until(
             lambda: rows if len(rows := judge.read(second, topic)) == 2 * count else None, "what was committed is there"
         )
         assert {row["body"] for row in there} == bodies["commit commit"] | bodies["unknown commit"]
 
         hand_over(second, third)
-        assert client.run("answer-checks", third, topic=topic, group=group, wait=6500)["checked"] == []
+        asked = client.run("answer-checks", third, topic=topic, group=group, wait=6500)["checked"]
+        if not ours_first:
+            assert asked == [], "nor of what it decided later"
         assert explain({topic: there}, {topic: judge.read(third, topic)}) == ""
     finally:
         for server in (first, second, third):
