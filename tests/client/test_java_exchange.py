@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
 import fastmq
-from client.faces import PATIENCE
+from client.faces import PATIENCE, until
 from fastmq.protocol import message as m
 from support import toolchains
 from support.java import ScenarioRunner
@@ -142,3 +143,37 @@ def test_traces_of_both_look_the_same(server: Server, java: Callable[..., Scenar
     assert len(both["ours"]) == len(both["theirs"])
     for index in (0, 2, 4, 6, 7, 8, 9, 11, 13):
         assert both["ours"][index] == both["theirs"][index], index
+
+
+def test_a_group_of_java_and_ours_shares_the_queues(server: Server, java: Callable[..., ScenarioRunner]) -> None:
+    runner = java()
+    topic, group = "mixed", "mixed-group"
+    runner.run("create-topic", server, topic=topic, queues=4)
+    runner.run("hold-consumer", server, topic=topic, group=group)
+    ours: list[str] = []
+
+    async def main() -> None:
+        async def listen(message: fastmq.ReceivedMessage) -> None:
+            ours.append(message.text)
+
+        async with fastmq.PushConsumer(server.namesrv, group, listen, topic, start_from="first") as consumer:
+
+            async def half() -> bool:
+                return len([queue for queue in consumer.assignment if queue.topic == topic]) == 2
+
+            await until(half, "we have half of the queues")
+            async with fastmq.Producer(server.namesrv) as producer:
+                for number in range(40):
+                    await producer.send(topic, f"mixed-{number}")
+
+            def theirs() -> set[str]:
+                return set(runner.run("held", server, group=group, least=20)["bodies"])
+
+            async def everything() -> bool:
+                both = set(ours) | await anyio.to_thread.run_sync(theirs)
+                return {f"mixed-{number}" for number in range(40)} <= both
+
+            await until(everything, "both together get everything")
+            assert 15 <= len(set(ours)) <= 25
+
+    anyio.run(main)
