@@ -11,8 +11,9 @@ import logging
 import math
 import os
 import random as random_module
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import trio
@@ -45,6 +46,7 @@ from fastmq.broker.state.saving import TableFile
 from fastmq.broker.state.sessions import ClientChannel, ClientSessions
 from fastmq.broker.state.topics import TopicTable
 from fastmq.broker.stats import BrokerStats
+from fastmq.broker.steady import keep_running
 from fastmq.net.server import Reply
 from fastmq.protocol import names
 from fastmq.protocol.bodies import PERM_WRITE
@@ -290,30 +292,34 @@ class Broker:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the services until cancelled; started once every name server was tried."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.topics.file.run)
-            nursery.start_soon(self.groups.file.run)
-            nursery.start_soon(self.request_modes.file.run)
-            nursery.start_soon(self._follow_queues)
-            nursery.start_soon(self._answer_due_pulls)
-            nursery.start_soon(self.delay.run)
-            nursery.start_soon(self.pop.run)
-            nursery.start_soon(self.pop_revive.run)
-            nursery.start_soon(self.transactions.run)
-            if self.timers is not None:
-                nursery.start_soon(self.timers.run)
-                nursery.start_soon(self._save_timers)
-            nursery.start_soon(self._save_consumer_offsets)
-            nursery.start_soon(self._save_delay_offsets)
-            nursery.start_soon(self._save_transaction_counts)
-            nursery.start_soon(self._save_consumer_filters)
-            if self.config.enable_property_filter:
-                nursery.start_soon(trio.to_thread.run_sync, self.filters.warm_up)
-            nursery.start_soon(self._scan)
-            nursery.start_soon(self.notices.run)
-            nursery.start_soon(self.retention.run)
-            nursery.start_soon(self.stats.run)
+            for what, service in self._services():
+                nursery.start_soon(keep_running, what, service)
             await nursery.start(self.registrar.run)
             task_status.started()
+
+    def _services(self) -> Iterator[tuple[str, Callable[[], Awaitable[None]]]]:
+        yield "topics.json", self.topics.file.run
+        yield "subscriptionGroup.json", self.groups.file.run
+        yield "messageRequestMode.json", self.request_modes.file.run
+        yield "waiting pulls and pops", self._follow_queues
+        yield "deadlines of pulls and pops", self._answer_due_pulls
+        yield "delay levels", self.delay.run
+        yield "pops", self.pop.run
+        yield "revival of popped messages", self.pop_revive.run
+        yield "transactions", self.transactions.run
+        if self.timers is not None:
+            yield "timers", self.timers.run
+            yield "timer files", self._save_timers
+        yield "consumerOffset.json", self._save_consumer_offsets
+        yield "delayOffset.json", self._save_delay_offsets
+        yield "transactionMetrics", self._save_transaction_counts
+        yield "consumerFilter.json", self._save_consumer_filters
+        if self.config.enable_property_filter:
+            yield "filters", partial(trio.to_thread.run_sync, self.filters.warm_up)
+        yield "expiry", self._scan
+        yield "notices", self.notices.run
+        yield "retention", self.retention.run
+        yield "statistics", self.stats.run
 
     async def drain(self) -> None:
         """First half of a stop: no more sends, and every held pull is answered."""

@@ -371,6 +371,19 @@ def failure_reply(error: Exception, peer: Peer, request: Command) -> Reply:
     return Reply(ResponseCode.SYSTEM_ERROR, f"{type(error).__name__}: {error}"[:512])
 
 
+def answer_again(peer: Peer, request: Command, process: Callable[[], Reply | None]) -> None:
+    """Process a request that waits once more, and answer it unless it waits on (None).
+
+    What goes wrong is told to its client; those who woke it, and the others that wait, are not harmed.
+    """
+    try:
+        reply = process()
+        if reply is not None:
+            peer.reply(request, reply)
+    except Exception as error:
+        peer.reply(request, failure_reply(error, peer, request))
+
+
 def close_awaitable(awaitable: Awaitable[Reply | None]) -> None:
     """Drop work that will not be awaited."""
     close: Callable[[], None] | None = getattr(awaitable, "close", None)

@@ -238,9 +238,13 @@ class DelayDelivery:
         return ready
 
     def save(self, snapshot: bytes) -> None:
-        """Write a snapshot; blocks on the disk."""
+        """Write a snapshot; blocks on the disk. If it fails, the next snapshot is taken whatever happens."""
         if self._path is not None:
-            save_json(self._path, snapshot)
+            try:
+                save_json(self._path, snapshot)
+            except BaseException:
+                self._saved = {}
+                raise
 
     def persist(self) -> bool:
         """Write the present offsets if their messages are on disk; whether nothing is left to write."""

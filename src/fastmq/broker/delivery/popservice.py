@@ -109,6 +109,7 @@ class PopRevive:
         # asked before the end is looked at: an ack known by then lies before that end
         acks_known_ms = min(self._acks_known(), now_ms)
         end = self._watch(*key, True)
+        begin = queue.next_offset
         self._read(key, queue, end)
         queue = self._queues[key]
         at_end = queue.next_offset >= end
@@ -125,7 +126,7 @@ class PopRevive:
         if stuck:
             return now_ms + RETRY_MS
         if not at_end:
-            return now_ms
+            return now_ms if queue.next_offset > begin else now_ms + RETRY_MS
         next_ms = queue.next_due_ms()
         if next_ms is None or next_ms > now_ms:
             return next_ms

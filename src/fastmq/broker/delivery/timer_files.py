@@ -189,10 +189,12 @@ class TimerFiles:
 
     def _count(self, log_offset: int, change: int) -> None:
         data = self._store.read_record(log_offset)
-        if data is not None:
-            topic = m.get_property(m.decode_message(data)[0].properties, m.PROPERTY_REAL_TOPIC)
-            if topic is not None:
-                self.metrics.add(topic, change)
+        try:
+            topic = None if data is None else m.decode_message(data)[0].get(m.PROPERTY_REAL_TOPIC)
+        except ProtocolError:
+            topic = None
+        if topic is not None:
+            self.metrics.add(topic, change)
 
     # --- saving ------------------------------------------------------------------------------------------------------
 

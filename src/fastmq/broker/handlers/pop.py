@@ -20,7 +20,7 @@ from fastmq.broker.handlers.send import FAQ
 from fastmq.broker.state.order_info import order_counts
 from fastmq.errors import RequestError
 from fastmq.limits import MAX_PROPERTIES_BYTES
-from fastmq.net.server import Reply
+from fastmq.net.server import Reply, answer_again
 from fastmq.protocol import message as m
 from fastmq.protocol import names
 from fastmq.protocol.bodies import PERM_READ, SUB_ALL, SubscriptionData
@@ -144,9 +144,7 @@ def _hold(broker: Broker, context: _PopContext, wanted: MessageFilter, page: _Pa
 
     def again(held: HeldPop) -> None:
         left = held.deadline if held.deadline > broker.clock.monotonic() else None
-        reply = _process(broker, context, left)
-        if reply is not None:
-            context.peer.reply(context.request, reply)
+        answer_again(context.peer, context.request, lambda: _process(broker, context, left))
 
     return broker.popwaits.pops.hold(
         HeldPop(

@@ -14,7 +14,7 @@ from fastmq import _store as st
 from fastmq.broker.delivery.popwait import HeldPop, Hold, wait_deadline
 from fastmq.broker.handlers.send import FAQ
 from fastmq.errors import RequestError
-from fastmq.net.server import Reply
+from fastmq.net.server import Reply, answer_again
 from fastmq.protocol import names
 from fastmq.protocol.bodies import PERM_READ
 from fastmq.protocol.codes import RequestCode, ResponseCode
@@ -135,9 +135,7 @@ def _notify(broker: Broker, waiting: _Notification) -> Reply | None:
 
 def _held(broker: Broker, waiting: _Notification, deadline: float, seen: dict[tuple[str, int], int]) -> HeldPop:
     def again(_held: HeldPop) -> None:
-        reply = _notify(broker, waiting)
-        if reply is not None:
-            waiting.peer.reply(waiting.request, reply)
+        answer_again(waiting.peer, waiting.request, lambda: _notify(broker, waiting))
 
     header = waiting.header
     return HeldPop(

@@ -16,7 +16,7 @@ from fastmq.broker.filter.matching import MessageFilter, read_matching
 from fastmq.broker.handlers.send import FAQ
 from fastmq.broker.state.broadcast import broadcast_group
 from fastmq.errors import RequestError
-from fastmq.net.server import Reply
+from fastmq.net.server import Reply, answer_again
 from fastmq.protocol.bodies import PERM_READ, ConsumeType, SubscriptionData, TopicConfig
 from fastmq.protocol.codes import RequestCode, ResponseCode
 from fastmq.protocol.headers import PullMessageRequest
@@ -341,6 +341,10 @@ def wake_pulls(broker: Broker, topic: str, queue_id: int, max_offset: int) -> No
 
 def _run_again(broker: Broker, pull: HeldPull) -> None:
     context: PullContext = pull.request
+    answer_again(context.peer, context.request, lambda: _process_again(broker, pull, context))
+
+
+def _process_again(broker: Broker, pull: HeldPull, context: PullContext) -> Reply | None:
     while True:
         if pull.offset > context.header.queue_offset:
             # the filter has looked at what lies before: look only at what is new
@@ -348,7 +352,7 @@ def _run_again(broker: Broker, pull: HeldPull) -> None:
             if probe is not None:
                 pull.offset = probe
                 if _hold(broker, context, offset=probe, deadline=pull.deadline):
-                    return
+                    return None
                 continue
         reply = process_pull(broker, context.peer, context.request, context.header, first_pass=False)
         scanned = int(reply.ext.get("nextBeginOffset", "0"))
@@ -360,10 +364,9 @@ def _run_again(broker: Broker, pull: HeldPull) -> None:
             # nothing for this filter among the new messages
             pull.offset = scanned
             if _hold(broker, context, offset=scanned, deadline=pull.deadline):
-                return
+                return None
             continue
-        context.peer.reply(context.request, reply)
-        return
+        return reply
 
 
 def _probe(broker: Broker, context: PullContext, offset: int) -> int | None:
@@ -392,9 +395,14 @@ def release_pulls(broker: Broker, topic: str) -> None:
 def answer_pulls(broker: Broker, pulls: Iterable[HeldPull]) -> None:
     """Time is up (or the broker stops): process these pulls once more and answer them, whatever comes out."""
     for pull in pulls:
-        context: PullContext = pull.request
-        reply = process_pull(broker, context.peer, context.request, context.header, first_pass=False)
-        context.peer.reply(context.request, reply)
+        _answer_now(broker, pull.request)
+
+
+def _answer_now(broker: Broker, context: PullContext) -> None:
+    def process() -> Reply:
+        return process_pull(broker, context.peer, context.request, context.header, first_pass=False)
+
+    answer_again(context.peer, context.request, process)
 
 
 HANDLERS: dict[int, Handler] = {
