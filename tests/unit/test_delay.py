@@ -250,3 +250,21 @@ def test_the_loop_sleeps_until_the_very_millisecond(rig):
         assert start < queue.delivered[0]
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+def test_offsets_that_a_full_disk_refused_are_written_later(rig, tmp_path):
+    rig.send(properties="DELAY\x011\x02")
+    rig.clock.advance_ms(1000)
+    assert due(rig) == 1
+    rig.flush()
+    config = tmp_path / "store" / "config"
+    blocker = config / "delayOffset.json"
+    blocker.unlink(missing_ok=True)
+    blocker.mkdir(parents=True)
+    (config / "delayOffset.json.bak").unlink(missing_ok=True)
+    (config / "delayOffset.json.bak").touch()
+    with pytest.raises(OSError, match="delayOffset"):
+        rig.broker.delay.persist()
+    blocker.rmdir()
+    assert rig.broker.delay.persist()
+    assert json.loads(blocker.read_text())["offsetTable"] == {"1": 1}

@@ -150,3 +150,20 @@ def test_tools_see_light_topics(rig: Rig) -> None:
     send(rig, b"one", "%LMQ%a")
     reply = rig.ask(RequestCode.GET_MAX_OFFSET, {"topic": "%LMQ%a", "queueId": 0})
     assert (reply.code, reply.ext["offset"]) == (0, "1")
+
+
+@pytest.mark.parametrize("delay", ["DELAY\x011\x02", "TIMER_DELAY_SEC\x011\x02"])
+def test_a_delayed_message_whose_light_queue_cannot_be_made_holds_up_nobody(rig: Rig, delay: str) -> None:
+    for body in (b"one", b"two"):
+        light = f"INNER_MULTI_DISPATCH\x01%LMQ%{body.decode()}\x02"
+        assert rig.send(TOPIC, body, properties=delay + light + "TAGS\x01a\x02").code == 0
+    assert send(rig, b"x", "%LMQ%a,%LMQ%b,%LMQ%one").code == 0
+    timers = rig.broker.timers
+    assert timers is not None
+    for _ in range(5):
+        rig.clock.advance_ms(1000)
+        timers.due(rig.clock.wall_ms())
+        rig.broker.delay.due(rig.clock.wall_ms())
+    assert bodies(rig.pull(TOPIC)) == [b"x", b"one", b"two"]
+    assert bodies(rig.pull("%LMQ%one", group="%LMQ%g")) == [b"x", b"one"]
+    assert rig.stored(TOPIC, 0, 2).property_map["TAGS"] == "a"

@@ -96,6 +96,7 @@ def test_a_message_that_cannot_be_put_back_stays_away_longer_each_time():
         b"", b"[]", b"{", b'{"t":"t"}', b'{"t":1,"c":"g"}', b'{"t":"t","c":"g","d":[1,"x"]}',
         b'{"t":"t","c":"g","so":"x"}', b'{"t":"t","c":"g","pt":99999999999999999999999}',
         b'{"t":"t","c":"g","d":[' + b"1," * 200 + b"1]}",
+        b'{"t":"t","c":"g","d":[5],"so":9223372036854775807}', b'{"t":"t","c":"g","d":[0],"so":-5}',
     ],
 )  # fmt: skip
 def test_what_is_no_checkpoint_is_refused(body):

@@ -509,3 +509,15 @@ def test_an_op_message_says_nothing_about_what_is_not_there_yet(rig, peer):
     rig.begin()
     rig.check(TIMEOUT_MS + 1)
     assert len(checks(peer)) == 1
+
+
+def test_a_record_without_room_for_a_check_holds_up_nobody(rig, peer):
+    """Its properties are just short enough to be stored: it is put aside instead of being asked for."""
+    rig.begin("K1")
+    used = len(rig.stored(HALF).properties)
+    rig.begin("K2", more=f"x\x01{'y' * (32_767 - used - 3)}\x02")
+    rig.begin("K3")
+    assert len(rig.stored(HALF, 0, 1).properties) == 32_767
+    rig.check(TIMEOUT_MS + 1)
+    assert [half.key for half, _ in checks(peer)] == ["K1", "K3"]
+    assert rig.stored(MAX_TIME).property_map["UNIQ_KEY"] == "K2"

@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 
 import trio
 
-from fastmq._store import ST_OK, Appended
+from fastmq._store import ST_OK, ST_PROPERTIES_TOO_LARGE, ST_TOO_MANY_LMQ, Appended
 from fastmq.clock import Clock
 from fastmq.errors import ProtocolError, StoreError, UsageError
 from fastmq.protocol import message as m
@@ -33,6 +33,17 @@ log = logging.getLogger("fastmq.broker.delay")
 RETRY_MS: Final = 100  # after a message could not be stored
 CLOCK_CHECK_MS: Final = 1000  # longest sleep: the wall clock may have been set meanwhile
 ENTRIES_A_LEVEL: Final = 64  # entries of one level per round, so that no level makes the others late
+
+
+NO_LIGHT_QUEUES: Final = (ST_TOO_MANY_LMQ, ST_PROPERTIES_TOO_LARGE)
+"""Why a message that was accepted may not get into its light queues: better without than all behind it never."""
+
+
+def without_light_queues(properties: bytes) -> bytes:
+    """The properties of a message that comes into its own queue alone."""
+    found = m.decode_properties(properties)
+    found.pop(m.PROPERTY_INNER_MULTI_DISPATCH, None)
+    return m.encode_properties(found)
 
 
 class DelayStore(Protocol):
@@ -170,17 +181,9 @@ class DelayDelivery:
             log.error("delay level %d, offset %d: no real topic and queue to go to, passed over", level, offset)
             return True
         try:
-            appended = self._store.put(
-                topic,
-                queue_id,
-                message.body,
-                message.properties,
-                flag=message.flag,
-                sys_flag=message.sys_flag & ~(m.BORN_HOST_V6_FLAG | m.STORE_HOST_V6_FLAG),
-                born_timestamp_ms=message.born_timestamp,
-                born_host=message.born_host,
-                reconsume_times=message.reconsume_times,
-            )
+            appended = self._put(topic, queue_id, message, message.properties)
+            if appended.status in NO_LIGHT_QUEUES:
+                appended = self._put(topic, queue_id, message, without_light_queues(message.properties))
         except UsageError as error:
             log.error("delay level %d, offset %d: passed over: %s", level, offset, error)
             return True
@@ -192,6 +195,19 @@ class DelayDelivery:
         self._stuck.discard(level)
         self._on_delivered(topic, queue_id, appended)
         return True
+
+    def _put(self, topic: str, queue_id: int, message: m.StoredMessage, properties: bytes) -> Appended:
+        return self._store.put(
+            topic,
+            queue_id,
+            message.body,
+            properties,
+            flag=message.flag,
+            sys_flag=message.sys_flag & ~(m.BORN_HOST_V6_FLAG | m.STORE_HOST_V6_FLAG),
+            born_timestamp_ms=message.born_timestamp,
+            born_host=message.born_host,
+            reconsume_times=message.reconsume_times,
+        )
 
     def _advance(self, level: int, offset: int) -> None:
         self._offsets[level] = offset

@@ -148,12 +148,15 @@ class CheckPoint:
             diffs = list(range(count))  # as old brokers wrote it
         if len(diffs) > 127 or not all(type(diff) is int and abs(diff) < 1 << 31 for diff in diffs):
             raise ProtocolError(f"a checkpoint has the offsets {str(diffs)[:64]}")
+        start = _int(value, "so")
+        if not all(0 <= start + diff < 1 << 63 for diff in diffs):
+            raise ProtocolError(f"a checkpoint from {start} on has the offsets {str(diffs)[:64]}")
         reput = value.get("rp")
         return cls(
             topic=_text(value, "t"),
             group=_text(value, "c"),
             queue_id=_int(value, "q"),
-            start_offset=_int(value, "so"),
+            start_offset=start,
             pop_time=_int(value, "pt"),
             invisible_time=_int(value, "it"),
             broker=_text(value, "bn", ""),

@@ -29,7 +29,7 @@ from fastmq._store import (
     ST_TOPIC_TOO_LONG,
     java_hash,
 )
-from fastmq.broker.delivery.delay import CLOCK_CHECK_MS, RETRY_MS, Due
+from fastmq.broker.delivery.delay import CLOCK_CHECK_MS, NO_LIGHT_QUEUES, RETRY_MS, Due, without_light_queues
 from fastmq.broker.delivery.timer_files import Bound, TimerFiles, TimerSnapshot
 from fastmq.broker.delivery.timer_rules import delete_key, first_look, roll_window
 from fastmq.broker.delivery.timer_slots import OpenSlot, Recall, TimerMessage, properties_after_wait
@@ -439,6 +439,8 @@ class TimerDelivery:
         appended = self._put(target, queue_id, message, kept)
         if appended is not None and appended.status in _ILLEGAL:  # too long with what delivery adds
             appended = self._put(target, queue_id, message, message.properties)
+        if appended is not None and appended.status in NO_LIGHT_QUEUES:
+            appended = self._put(target, queue_id, message, without_light_queues(message.properties))
         if appended is None or appended.status in _ILLEGAL:
             log.error("timer log %d: %s takes no such message, passed over", position, target)
         elif appended.status != ST_OK:

@@ -38,6 +38,8 @@ from fastmq.broker.delivery.transaction import (
     op_body,
     read_op,
 )
+from fastmq.limits import MAX_PROPERTIES_BYTES
+from fastmq.protocol.message import encode_properties
 
 log = logging.getLogger("fastmq.broker.transaction")
 
@@ -281,7 +283,10 @@ class HalfQueue:
         verdict = half.judge(now_ms, rules)
         if verdict is Verdict.YOUNG:
             return False
-        if verdict is Verdict.EXPIRED:
+        ask = verdict is Verdict.DUE and asker.can_ask(half.producer_group)
+        copy = half.checked(half.checks + 1) if ask else half.moved()
+        # a record that has no room for what a check adds to it must not keep those behind it waiting
+        if verdict is Verdict.EXPIRED or (ask and not _fits(copy)):
             if not asker.give_up(half):
                 return False
             self._records.pop(half.identity, None)
@@ -291,16 +296,15 @@ class HalfQueue:
             self._done(offset)
             current.given_up += 1
             return True
-        if verdict is Verdict.DUE and asker.can_ask(half.producer_group):
-            copy = half.checked(half.checks + 1)
+        if ask:
             appended = self.put_again(half, copy)
             if appended is None:
                 return False
             asker.ask(half, copy, appended)
             current.asked += 1
             return True
-        if current.end - offset > MOVE_AFTER:
-            if self.put_again(half, half.moved()) is None:
+        if current.end - offset > MOVE_AFTER and _fits(copy):
+            if self.put_again(half, copy) is None:
                 return False
             current.moved += 1
         return True
@@ -358,3 +362,8 @@ class HalfQueue:
         records[identity] = offset
         if len(records) > KNOWN_RECORDS:
             del records[next(iter(records))]
+
+
+def _fits(message: OutgoingMessage) -> bool:
+    """Whether the properties of a copy are not too long to be stored."""
+    return len(encode_properties(message.properties)) <= MAX_PROPERTIES_BYTES
