@@ -461,7 +461,7 @@ class BrokerConfig(_Config):
     sync_controller_metadata_period: int = _kept("syncControllerMetadataPeriod", 10000)
     controller_heart_beat_timeout_mills: int = _kept("controllerHeartBeatTimeoutMills", 10000)
     use_static_subscription: bool = _kept("useStaticSubscription", False)
-    revive_queue_num: int = _setting("reviveQueueNum", 8, "queues of the pop revive topic")
+    revive_queue_num: int = _setting("reviveQueueNum", 8, "queues of the pop revive topic", (1, 1024))
     revive_interval: int = _setting(
         "reviveInterval", 1000, "longest pause between looks at the pop revive topic", _PERIOD
     )

@@ -427,3 +427,15 @@ class TestClock:
         due(rig)
         rig.clock.set_wall_ms(rig.clock.wall_ms() + 3_600_000)
         assert due(rig) == 1
+
+
+def test_a_stop_while_a_state_waits_for_the_disk_doubles_nothing(rig):
+    send_at(rig, 500, body=b"one")
+    send_at(rig, 1000, body=b"two")
+    run_until(rig, rig.clock.wall_ms() + 500)
+    assert rig.broker.timers.take_snapshot() is None  # waits: nothing is flushed yet
+    run_until(rig, rig.clock.wall_ms() + 500)
+    assert rig.count("topic-a") == 2
+    rig.stop()
+    run_until(rig, rig.clock.wall_ms() + 3000)
+    assert rig.count("topic-a") == 2

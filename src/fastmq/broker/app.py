@@ -352,10 +352,9 @@ class Broker:
                 # the delivered messages must be on disk before the offsets say that they were delivered
                 await trio.to_thread.run_sync(self.store.flush_step)
                 self._persist_delay()
-            for _ in range(2):
-                await self._save_timers_once()
+            for _ in range(3):  # a snapshot of before the stop, the last one, and its file
                 await trio.to_thread.run_sync(self.store.flush_step)
-            await self._save_timers_once()
+                await self._save_timers_once()
 
     async def _follow_queues(self) -> None:
         """Wake the pulls, and the delivery of delayed messages, whose queue has grown."""
