@@ -34,8 +34,8 @@ def main(arguments: Sequence[str] | None = None, env: Mapping[str, str] | None =
     """Run a command line (sys.argv by default); returns the exit code. --help and --version raise SystemExit."""
     started = time.monotonic()
     given = list(sys.argv[1:] if arguments is None else arguments)
-    options = build_parser(given[0] if given else "").parse_args(given)
     try:
+        options = build_parser(given[0] if given else "").parse_args(given)
         command = COMMANDS.get(options.command, _client)
         return command(options, os.environ if env is None else env, started)
     except UsageError as error:
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None, env: Mapping[str, str] | None =
     except ImportError as error:
         if not str(error.name).startswith("fastmq._"):
             raise
-        sys.stderr.write(f"fastmq: {options.command} needs the compiled part {error.name}, which is not built here\n")
+        sys.stderr.write(f"fastmq: {given[0]} needs the compiled part {error.name}, which is not built here\n")
         return EXIT_FAILED
 
 
