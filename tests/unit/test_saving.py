@@ -278,3 +278,54 @@ def test_a_new_topic_is_hot_only_when_the_file_has_it(tmp_path, disk):
         assert store.flags["fresh"] == TOPIC_SEND_HOT
 
     running(table, scenario)
+
+
+def test_a_stop_waits_for_the_write_under_way_and_writes_what_is_left(disk):
+    table = Table(disk)
+
+    async def scenario():
+        disk.gate.clear()
+        table.set(1)
+        await until(lambda: disk.begun == 1)
+        table.set(2)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(table.file.finish)
+            await trio.testing.wait_all_tasks_blocked()
+            assert disk.begun == 1
+            disk.gate.set()
+        assert disk.written == [b"1", b"2"]
+
+    running(table, scenario)
+    trio.run(table.file.finish)
+    assert disk.written == [b"1", b"2"]
+
+
+def test_a_stop_does_not_wait_for_ever_for_a_disk_that_refuses(disk):
+    table = Table(disk)
+
+    async def scenario():
+        disk.broken = True
+        table.set(1)
+        with pytest.raises(StoreError, match="a-path"):
+            await table.file.finish()
+
+    running(table, scenario)
+
+
+def test_an_older_state_does_not_overtake_the_last_one(tmp_path):
+    rig = Rig(tmp_path)
+    disk = Disk()
+
+    async def main():
+        disk.gate.clear()
+        async with trio.open_nursery() as nursery:
+            for text in (b"old", b"last"):
+                nursery.start_soon(rig.broker._save, "a table", text, lambda data: disk.save("", data))
+                await until(lambda: disk.begun)
+            await trio.testing.wait_all_tasks_blocked()
+            assert disk.begun == 1
+            disk.gate.set()
+
+    trio.run(main)
+    assert disk.written == [b"old", b"last"]
+    rig.close()

@@ -47,6 +47,7 @@ from fastmq.broker.state.sessions import ClientChannel, ClientSessions
 from fastmq.broker.state.topics import TopicTable
 from fastmq.broker.stats import BrokerStats
 from fastmq.broker.steady import keep_running
+from fastmq.errors import StoreError
 from fastmq.net.server import Reply
 from fastmq.protocol import names
 from fastmq.protocol.bodies import PERM_WRITE
@@ -129,6 +130,7 @@ class Broker:
         self._unique_keys = unique_keys(config.broker_ip1, clock, self.random)
         self._opaque = 0
         self._failing: set[str] = set()
+        self._writing: dict[str, trio.Lock] = {}
 
         folder = os.path.join(config.store_path_root_dir, "config")
         self.topics = TopicTable(
@@ -341,19 +343,16 @@ class Broker:
             for table in (self.topics, self.groups, self.request_modes):
                 await self._save_table(table.file)
             self.transactions.write_ops()
-            if not self.transactions.publish():
-                await trio.to_thread.run_sync(self.store.flush_step)
-                self.transactions.publish()
+            while not self.transactions.publish() and await trio.to_thread.run_sync(self.store.flush_step) >= 0:
+                pass
             await self.save_consumer_offsets()
             await self._save("orderly pops", self.order.take_snapshot(), self.order.save)
             await self._save_transaction_metrics()
             await self._save_filters()
-            if not self._persist_delay():
-                # the delivered messages must be on disk before the offsets say that they were delivered
+            for _ in range(3):  # what waits from before the stop, the last state, and its files
+                # what was delivered must be on disk before the files say that it was
                 await trio.to_thread.run_sync(self.store.flush_step)
-                self._persist_delay()
-            for _ in range(3):  # a snapshot of before the stop, the last one, and its file
-                await trio.to_thread.run_sync(self.store.flush_step)
+                await self._save("delay offsets", self.delay.take_snapshot(), self.delay.save)
                 await self._save_timers_once()
 
     async def _follow_queues(self) -> None:
@@ -467,7 +466,8 @@ class Broker:
         if snapshot is None:
             return
         try:
-            await trio.to_thread.run_sync(save, snapshot)
+            async with self._writing.setdefault(what, trio.Lock()):  # a stop must not be overtaken by an older state
+                await trio.to_thread.run_sync(save, snapshot)
         except OSError as error:
             if what not in self._failing:
                 log.error("the %s cannot be saved: %s", what, error)
@@ -477,16 +477,9 @@ class Broker:
 
     async def _save_table(self, file: TableFile) -> None:
         try:
-            await trio.to_thread.run_sync(file.persist)
-        except OSError as error:
+            await file.finish()
+        except (OSError, StoreError) as error:
             log.error("%s", error)
-
-    def _persist_delay(self) -> bool:
-        try:
-            return self.delay.persist()
-        except OSError as error:
-            log.error("the delay offsets cannot be saved: %s", error)
-            return True
 
     async def _scan(self) -> None:
         while True:

@@ -93,6 +93,13 @@ class TableFile:
         if self._saved < wanted:
             raise StoreError(f"{self._path} cannot be written")
 
+    async def finish(self) -> None:
+        """Write what is left, by the task if it runs: no two writes at once. OSError or StoreError: not written."""
+        if self._running:
+            await self.wait_saved()
+        else:
+            await trio.to_thread.run_sync(self.persist)
+
     async def run(self) -> None:
         """Write changes until cancelled. What is left then is for `persist`."""
         self._running = True
