@@ -376,3 +376,26 @@ def test_compressed_registration() -> None:
     assert request.ext["compressed"] == "true"
     assert request.body[:1] == b"\x78"
     assert world.servers[A].topics()["u"].perm == 7
+
+
+def test_what_nobody_foresaw_harms_no_other_registration(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    connect = world.connect
+
+    @asynccontextmanager
+    async def fails(host: str, port: int) -> AsyncIterator[Channel]:
+        if host == "ns-a":
+            await trio.lowlevel.checkpoint()
+            raise UnicodeError("label empty or too long")
+        async with connect(host, port) as channel:
+            yield channel
+
+    world.registrar._connect = fails
+
+    async def scenario() -> None:
+        await trio.sleep(40)
+        assert world.registrar.registered_with() == ["ns-b:9876"]
+        assert world.servers[B].times() != []
+
+    world.play(scenario)
+    assert "label empty or too long" in caplog.text

@@ -271,6 +271,9 @@ class Registrar:
                     problem = "the connection was closed"
                 except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, _Refused) as error:
                     problem = str(error) or type(error).__name__
+                except Exception as error:  # a host name that is none, a table that no frame can hold
+                    log.exception("registering with name server %s failed", server.text)
+                    problem = f"{type(error).__name__}: {error}"
                 finally:
                     server.channel = None
                 if self._stopped:
@@ -373,5 +376,5 @@ class Registrar:
             with trio.move_on_after(UNREGISTER_TIMEOUT_S, shield=True):
                 async with self._connect(*server.address) as channel:
                     await channel.call(request, UNREGISTER_TIMEOUT_S)
-        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        except Exception as error:
             log.info("name server %s was not told of the stop: %s", server.text, error)
