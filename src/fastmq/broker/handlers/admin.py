@@ -67,7 +67,9 @@ START_ONLY: Final[frozenset[str]] = frozenset(
     """
     bindAddress listenPort fastListenPort haListenPort brokerIP1 brokerIP2 brokerName brokerClusterName brokerId
     brokerRole storePathRootDir storePathCommitLog mappedFileSizeCommitLog mappedFileSizeConsumeQueue maxHashSlotNum
-    maxIndexNum messageIndexEnable messageDelayLevel checkCRCOnRecover allocateStepBytes storeType
+    maxIndexNum messageIndexEnable messageDelayLevel checkCRCOnRecover allocateStepBytes storeType timerPrecisionMs
+    mappedFileSizeTimerLog enableConsumeQueueExt mappedFileSizeConsumeQueueExt enableLmq enableMultiDispatch
+    maxLmqConsumeQueueNum reviveQueueNum
     """.split()  # noqa: SIM905
 )
 
