@@ -204,8 +204,9 @@ def test_a_rate_that_the_server_cannot_take_ends_in_order(capsys: pytest.Capture
     with serving(slow) as server:
         flags = ["--broker", server.address, "-c", "1", "-r", "1000", "-s", "0.3", "--warm-up", "0"]
         shown = bench(capsys, "rate", *flags, code=0)
-    assert shown["done"] == shown["sent"] >= 290
-    assert shown["latency_us"]["send"]["max"] >= 1_100_000
+    assert shown["done"] == shown["sent"] > 100
+    # the last one was due after 0.3 s and was answered after 5 ms for each before it
+    assert shown["latency_us"]["send"]["max"] >= 0.9 * (shown["sent"] * 5_000 - 300_000)
 
 
 def backlog(change: Any) -> Behaviour:
