@@ -22,6 +22,8 @@ from fastmq.protocol.codes import RequestCode, ResponseCode
 
 log = logging.getLogger("fastmq.client")
 
+PERSIST_SECONDS = 5.0  # for one round of stored offsets
+
 
 class Offsets(Protocol):
     """Where the offsets of a group are kept. Queues have their names on the wire."""
@@ -49,6 +51,7 @@ class RemoteOffsets:
         self._session = session
         self._group = group
         self._offsets: dict[MessageQueue, int] = {}
+        self._one_at_a_time = anyio.Lock()
 
     def known(self, queue: MessageQueue) -> int | None:
         return self._offsets.get(queue)
@@ -82,6 +85,13 @@ class RemoteOffsets:
         return offset
 
     async def persist(self, queues: Collection[MessageQueue] | None = None) -> None:
+        # brokers serve requests side by side: an older offset that is still under way could win over a newer one. So
+        # one call ends before the next begins, also when whoever made it is cancelled
+        async with self._one_at_a_time:
+            with anyio.move_on_after(PERSIST_SECONDS, shield=True):
+                await self._persist(queues)
+
+    async def _persist(self, queues: Collection[MessageQueue] | None) -> None:
         # also what has not changed: a broker that crashed may have lost the last seconds of what it was told
         known = [(queue, offset) for queue, offset in self._offsets.items() if queues is None or queue in queues]
 
