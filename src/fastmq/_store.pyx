@@ -13,10 +13,16 @@
 #   flusher.pxi     group commit
 #   index.pxi       the key index
 #   checkpoint.pxi  what is durable, noted
-#   recover.pxi     opening a store
+#   cut.pxi         where a queue and the log end, and making them end elsewhere
+#   load.pxi        what is on disk when a store opens
+#   rescan.pxi      over the log again, from where the queues may be incomplete
+#   recover.pxi     bringing log, queues and index into one state
 #   lmq.pxi         light queues: one record in more than one queue
 #   results.pxi     checksums, hashes and answers that Python sees
-#   reading.pxi     helpers of the class below: copies, deleting, retention
+#   reading.pxi     calls under way, copies of records
+#   removing.pxi    deleting a topic's queues, and retention
+#   opening.pxi     lock, recover and mark a store; make all durable and leave it
+#   reads.pxi       what Python sees of a store without changing it
 #   store.pxi       the class Python sees
 
 import fcntl
@@ -134,7 +140,13 @@ include "_store/flusher.pxi"
 include "_store/index.pxi"
 include "_store/checkpoint.pxi"
 include "_store/results.pxi"
+include "_store/cut.pxi"
+include "_store/load.pxi"
+include "_store/rescan.pxi"
 include "_store/recover.pxi"
 include "_store/lmq.pxi"
 include "_store/reading.pxi"
+include "_store/removing.pxi"
+include "_store/opening.pxi"
+include "_store/reads.pxi"
 include "_store/store.pxi"
