@@ -320,7 +320,7 @@ def test_an_older_state_does_not_overtake_the_last_one(tmp_path):
         disk.gate.clear()
         async with trio.open_nursery() as nursery:
             for text in (b"old", b"last"):
-                nursery.start_soon(rig.broker._save, "a table", text, lambda data: disk.save("", data))
+                nursery.start_soon(rig.broker.keeper.save, "a table", text, lambda data: disk.save("", data))
                 await until(lambda: disk.begun)
             await trio.testing.wait_all_tasks_blocked()
             assert disk.begun == 1

@@ -34,26 +34,25 @@ from fastmq.broker.filter.service import FilterService
 from fastmq.broker.handlers.pull import answer_pulls, resume_pull, wake_pulls
 from fastmq.broker.handlers.send import SEND_CODES, TOO_MANY_WAIT, response_ext, store_failures
 from fastmq.broker.hot import HotPulls, PullRoad
+from fastmq.broker.keeping import StateKeeper
 from fastmq.broker.register import BrokerIdentity, Registrar
-from fastmq.broker.retention import RetentionService
+from fastmq.broker.retention import RetentionService, retention_policy
 from fastmq.broker.state.broadcast import BroadcastOffsets, broadcast_group
 from fastmq.broker.state.groups import SubscriptionGroupTable
 from fastmq.broker.state.locks import QueueLocks
 from fastmq.broker.state.offsets import ConsumerOffsetTable
 from fastmq.broker.state.order_info import ConsumerOrderTable
 from fastmq.broker.state.request_modes import MessageRequestModes
-from fastmq.broker.state.saving import TableFile
 from fastmq.broker.state.sessions import ClientChannel, ClientSessions
 from fastmq.broker.state.topics import TopicTable
 from fastmq.broker.stats import BrokerStats
 from fastmq.broker.steady import keep_running
-from fastmq.errors import StoreError
+from fastmq.broker.vip import VipService
 from fastmq.net.server import Reply
 from fastmq.protocol import names
 from fastmq.protocol.bodies import PERM_WRITE
 from fastmq.protocol.codes import ResponseCode
 from fastmq.protocol.message import create_unique_key
-from fastmq.store.retention import RetentionPolicy
 from fastmq.store.timer_wheel import precision_of
 
 if TYPE_CHECKING:
@@ -69,7 +68,6 @@ log = logging.getLogger("fastmq.broker")
 
 SCAN_INTERVAL_S: Final = 10.0  # expiry of clients, locks; when a start time for sends has come
 WALL_CLOCK_CHECK_MS: Final = 1000  # longest wait for a wall time: the clock may have been set meanwhile
-TIMER_CLEAN_INTERVAL_S: Final = 30.0
 WOKEN_QUEUES_A_STEP: Final = 32  # between two steps trio's other tasks have their turn
 
 
@@ -129,8 +127,6 @@ class Broker:
         self._hot_enabled: bool | None = None
         self._unique_keys = unique_keys(config.broker_ip1, clock, self.random)
         self._opaque = 0
-        self._failing: set[str] = set()
-        self._writing: dict[str, trio.Lock] = {}
 
         folder = os.path.join(config.store_path_root_dir, "config")
         self.topics = TopicTable(
@@ -143,7 +139,6 @@ class Broker:
             os.path.join(folder, "consumerOffset.json"), config=self._config, wall_ms=clock.wall_ms
         )
         self.notices = Notices(self)
-        self._saving_offsets = trio.Lock()
         self.request_modes = MessageRequestModes(os.path.join(folder, "messageRequestMode.json"))
         self.sessions = ClientSessions(self.notices.group_changed)
         self.filters = FilterService(
@@ -186,7 +181,6 @@ class Broker:
         )
         self.transactions = Transactions(self, os.path.join(folder, "transactionMetrics"))
         self.timers = self._open_timers() if config.timer_wheel_enable else None
-        self._timers_lock = trio.Lock()
         self.registrar = Registrar(
             config=self._config,
             identity=self._identity,
@@ -198,7 +192,7 @@ class Broker:
         self.topics.on_change = self._topics_changed
         self.retention = RetentionService(
             store,
-            policy=self._retention_policy,
+            policy=lambda: retention_policy(self.config),
             paths=lambda: (self.config.store_path_root_dir, self.config.store_path_commit_log),
             interval_s=lambda: self.config.clean_resource_interval / 1000,
         )
@@ -207,6 +201,7 @@ class Broker:
         self.offsets.before = self.stats.before_reading = self.hot.sync
         self.offsets.on_commit = self.hot.committed
         self.offsets.on_reset = self.groups.on_change = self.sessions.on_change = self.hot.revoke
+        self.keeper = StateKeeper(self)
         self._dispatcher = Dispatcher(self, handler_tables())
         self.vip = VipService(self)
         self._set_send_policy()
@@ -263,18 +258,7 @@ class Broker:
 
     async def save_consumer_offsets(self) -> None:
         """Write the consumer offsets now, if they changed: a tool that moved some is not told so before."""
-        async with self._saving_offsets:
-            snapshot = self.offsets.take_snapshot()
-            if snapshot is None:
-                return
-            # offsets stand for checkpoints of pops and for messages that were revived: those must be on disk before
-            until = self.store.written_offset
-            if self.store.flushed_offset < until:
-                await trio.to_thread.run_sync(self.store.flush_step)
-            if self.store.flushed_offset < until:
-                self.offsets.not_saved()
-                return
-            await self._save("consumer offsets", snapshot, self.offsets.save)
+        await self.keeper.save_offsets()
 
     def longpoll_changed(self) -> None:
         """A pull or pop is held, or an ordered queue blocked: its deadline may be the next one."""
@@ -300,9 +284,6 @@ class Broker:
             task_status.started()
 
     def _services(self) -> Iterator[tuple[str, Callable[[], Awaitable[None]]]]:
-        yield "topics.json", self.topics.file.run
-        yield "subscriptionGroup.json", self.groups.file.run
-        yield "messageRequestMode.json", self.request_modes.file.run
         yield "waiting pulls and pops", self._follow_queues
         yield "deadlines of pulls and pops", self._answer_due_pulls
         yield "delay levels", self.delay.run
@@ -311,11 +292,7 @@ class Broker:
         yield "transactions", self.transactions.run
         if self.timers is not None:
             yield "timers", self.timers.run
-            yield "timer files", self._save_timers
-        yield "consumerOffset.json", self._save_consumer_offsets
-        yield "delayOffset.json", self._save_delay_offsets
-        yield "transactionMetrics", self._save_transaction_counts
-        yield "consumerFilter.json", self._save_consumer_filters
+        yield from self.keeper.services()
         if self.config.enable_property_filter:
             yield "filters", partial(trio.to_thread.run_sync, self.filters.warm_up)
         yield "expiry", self._scan
@@ -340,20 +317,7 @@ class Broker:
         if self.timers is not None:
             self.timers.stop()
         with trio.CancelScope(shield=True):
-            for table in (self.topics, self.groups, self.request_modes):
-                await self._save_table(table.file)
-            self.transactions.write_ops()
-            while not self.transactions.publish() and await trio.to_thread.run_sync(self.store.flush_step) >= 0:
-                pass
-            await self.save_consumer_offsets()
-            await self._save("orderly pops", self.order.take_snapshot(), self.order.save)
-            await self._save_transaction_metrics()
-            await self._save_filters()
-            for _ in range(3):  # what waits from before the stop, the last state, and its files
-                # what was delivered must be on disk before the files say that it was
-                await trio.to_thread.run_sync(self.store.flush_step)
-                await self._save("delay offsets", self.delay.take_snapshot(), self.delay.save)
-                await self._save_timers_once()
+            await self.keeper.finish()
 
     async def _follow_queues(self) -> None:
         """Wake the pulls, and the delivery of delayed messages, whose queue has grown."""
@@ -400,87 +364,6 @@ class Broker:
             deadlines.append(self.clock.monotonic() + left_ms / 1000)
         return min((deadline for deadline in deadlines if deadline is not None), default=math.inf)
 
-    async def _save_consumer_offsets(self) -> None:
-        while True:
-            await trio.sleep(self.config.flush_consumer_offset_interval / 1000)
-            self.transactions.publish()
-            await self.save_consumer_offsets()
-            self.clean_order()
-            await self._save("orderly pops", self.order.take_snapshot(), self.order.save)
-
-    async def _save_delay_offsets(self) -> None:
-        while True:
-            await trio.sleep(self.config.flush_delay_offset_interval / 1000)
-            await self._save("delay offsets", self.delay.take_snapshot(), self.delay.save)
-
-    async def _save_transaction_counts(self) -> None:
-        while True:
-            await trio.sleep(self.config.transaction_metric_flush_interval / 1000)
-            await self._save_transaction_metrics()
-
-    async def _save_transaction_metrics(self) -> None:
-        metrics = self.transactions.metrics
-        await self._save("counts of open transactions", metrics.take_snapshot(), metrics.save)
-
-    async def _save_consumer_filters(self) -> None:
-        while True:
-            await trio.sleep(SCAN_INTERVAL_S)
-            await self._save_filters()
-
-    async def _save_filters(self) -> None:
-        consumers = self.filters.consumers
-        await self._save("consumer filters", consumers.take_snapshot(), consumers.save)
-
-    async def _save_timers(self) -> None:
-        cleaned = self.clock.monotonic()
-        while True:
-            await trio.sleep(self.config.timer_flush_interval_ms / 1000)
-            await self._save_timers_once()
-            if self.timers is not None and self.clock.monotonic() - cleaned >= TIMER_CLEAN_INTERVAL_S:
-                cleaned = self.clock.monotonic()
-                self.timers.files.clean()
-                self.timers.files.metrics.keep(self.topics)
-
-    async def _save_timers_once(self) -> None:
-        """Write how far the timers are, one write at a time."""
-        timers = self.timers
-        if timers is None:
-            return
-        async with self._timers_lock:
-            snapshot = timers.take_snapshot()
-            if snapshot is None:
-                return
-            try:
-                await trio.to_thread.run_sync(timers.files.save, snapshot)
-            except OSError as error:
-                if "timers" not in self._failing:
-                    log.error("the timers cannot be saved: %s", error)
-                self._failing.add("timers")
-                timers.files.failed(snapshot)
-            else:
-                self._failing.discard("timers")
-                timers.files.saved(snapshot)
-
-    async def _save(self, what: str, snapshot: bytes | None, save: Callable[[bytes], None]) -> None:
-        """Write a snapshot in a thread. A disk that refuses is no reason to stop: the next round tries again."""
-        if snapshot is None:
-            return
-        try:
-            async with self._writing.setdefault(what, trio.Lock()):  # a stop must not be overtaken by an older state
-                await trio.to_thread.run_sync(save, snapshot)
-        except OSError as error:
-            if what not in self._failing:
-                log.error("the %s cannot be saved: %s", what, error)
-            self._failing.add(what)
-        else:
-            self._failing.discard(what)
-
-    async def _save_table(self, file: TableFile) -> None:
-        try:
-            await file.finish()
-        except (OSError, StoreError) as error:
-            log.error("%s", error)
-
     async def _scan(self) -> None:
         while True:
             await trio.sleep(SCAN_INTERVAL_S)
@@ -500,15 +383,6 @@ class Broker:
         for topic, group, queue_id, offset in least:
             if self.offsets.query(broadcast_group(group), topic, queue_id) != offset:
                 self.offsets.commit(broadcast_group(group), topic, queue_id, offset)
-
-    def clean_order(self) -> None:
-        """Forget the orderly pops of topics, groups and queues that are gone."""
-
-        def read_queues(name: str) -> int:
-            topic = self.topics.get(name)
-            return 0 if topic is None else topic.read_queue_nums
-
-        self.order.clean(read_queues=read_queues, has_group=self.groups.__contains__, now_ms=self.clock.wall_ms())
 
     def expire_clients(self) -> None:
         """Close the connections of clients that fell silent, forget expired locks."""
@@ -580,19 +454,6 @@ class Broker:
     def _count_delivered(self, topic: str, queue_id: int, appended: Appended) -> None:
         self.stats.on_put(topic, queue_id, 1, appended.size)
 
-    def _retention_policy(self) -> RetentionPolicy:
-        config = self.config
-        return RetentionPolicy.build(
-            file_reserved_hours=config.file_reserved_time,
-            delete_when=config.delete_when,
-            max_used_percent=config.disk_max_used_space_ratio,
-            clean_forcibly_percent=config.disk_space_clean_forcibly_ratio,
-            warning_percent=config.disk_space_warning_level_ratio,
-            clean_forcibly=config.clean_file_forcibly_enable,
-            batch=config.delete_file_batch_max,
-            reserved_bytes=config.file_reserved_bytes,
-        )
-
     def _set_send_policy(self) -> None:
         """Tell the reactor whether and how it may answer plain sends itself."""
         if self._reactor is None:
@@ -615,28 +476,3 @@ class Broker:
             busy=TOO_MANY_WAIT,
             sync_flush_timeout_ms=config.sync_flush_timeout,
         )
-
-
-class VipService:
-    """The service behind fastListenPort: the same broker without the requests that may have to wait."""
-
-    __slots__ = ("_broker",)
-
-    def __init__(self, broker: Broker) -> None:
-        self._broker = broker
-
-    def handle(self, peer: Peer, request: Command) -> Answer:
-        """A request on that port."""
-        return self._broker.handle_vip(peer, request)
-
-    def resume(self, peer: Peer, request: Command) -> Answer:
-        """Nothing that waits is served on that port."""
-        return self._broker.handle_vip(peer, request)
-
-    def refuse(self, request: Command, waited_ms: int, behind: int) -> Reply | None:
-        """As on the main port."""
-        return self._broker.refuse(request, waited_ms, behind)
-
-    def closed(self, peer: Peer) -> None:
-        """A connection of that port is gone."""
-        self._broker.closed(peer)

@@ -9,12 +9,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
 from fastmq.broker.system import DiskUsageOf, disk_usage, used_ratio
 from fastmq.store.retention import RetentionPolicy, Segment, Verdict, decide
+
+if TYPE_CHECKING:
+    from fastmq.config import BrokerConfig
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +31,20 @@ class RetainedStore(Protocol):
     def segments(self) -> list[tuple[str, int, int, float]]: ...
     def delete_segments(self, count: int) -> int: ...
     def set_disk_full(self, full: bool) -> None: ...
+
+
+def retention_policy(config: BrokerConfig) -> RetentionPolicy:
+    """What a broker's settings say about deleting."""
+    return RetentionPolicy.build(
+        file_reserved_hours=config.file_reserved_time,
+        delete_when=config.delete_when,
+        max_used_percent=config.disk_max_used_space_ratio,
+        clean_forcibly_percent=config.disk_space_clean_forcibly_ratio,
+        warning_percent=config.disk_space_warning_level_ratio,
+        clean_forcibly=config.clean_file_forcibly_enable,
+        batch=config.delete_file_batch_max,
+        reserved_bytes=config.file_reserved_bytes,
+    )
 
 
 class RetentionService:

@@ -1,0 +1,182 @@
+"""What the broker knows goes to its state files: in rounds while it runs, all of it at a stop.
+
+Topics, groups and request modes are written when they change (`state.saving.TableFile`); what changes with every
+message (offsets, progress of delays and timers, counts) is written here at the intervals of RocketMQ's settings. A
+snapshot is taken on the trio thread and written in a worker thread. A disk that refuses is logged once and tried again
+next round.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from fastmq.errors import StoreError
+
+if TYPE_CHECKING:
+    from fastmq.broker.app import Broker
+
+log = logging.getLogger("fastmq.broker")
+
+FILTER_INTERVAL_S: Final = 10.0
+TIMER_CLEAN_INTERVAL_S: Final = 30.0
+
+
+class StateKeeper:
+    """The rounds of one broker."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._failing: set[str] = set()
+        self._writing: dict[str, trio.Lock] = {}
+        self._saving_offsets = trio.Lock()
+        self._timers_lock = trio.Lock()
+
+    def services(self) -> Iterator[tuple[str, Callable[[], Awaitable[None]]]]:
+        """The rounds, each with the name of what it writes. They run until they are cancelled."""
+        broker = self._broker
+        yield "topics.json", broker.topics.file.run
+        yield "subscriptionGroup.json", broker.groups.file.run
+        yield "messageRequestMode.json", broker.request_modes.file.run
+        if broker.timers is not None:
+            yield "timer files", self._timer_rounds
+        yield "consumerOffset.json", self._offset_rounds
+        yield "delayOffset.json", self._delay_rounds
+        yield "transactionMetrics", self._transaction_rounds
+        yield "consumerFilter.json", self._filter_rounds
+
+    async def finish(self) -> None:
+        """The last state of everything, when the connections are gone and the deliveries have stopped."""
+        broker = self._broker
+        for table in (broker.topics, broker.groups, broker.request_modes):
+            try:
+                await table.file.finish()
+            except (OSError, StoreError) as error:
+                log.error("%s", error)
+        broker.transactions.write_ops()
+        while not broker.transactions.publish() and await trio.to_thread.run_sync(broker.store.flush_step) >= 0:
+            pass
+        await self.save_offsets()
+        await self._save_order()
+        await self._save_transactions()
+        await self._save_filters()
+        for _ in range(3):  # what waits from before the stop, the last state, and its files
+            # what was delivered must be on disk before the files say that it was
+            await trio.to_thread.run_sync(broker.store.flush_step)
+            await self._save_delays()
+            await self._save_timers()
+
+    async def save_offsets(self) -> None:
+        """Write the consumer offsets if they changed; nothing while the messages they stand for are not on disk."""
+        broker = self._broker
+        async with self._saving_offsets:
+            snapshot = broker.offsets.take_snapshot()
+            if snapshot is None:
+                return
+            # offsets stand for checkpoints of pops and for messages that were revived: those must be on disk before
+            until = broker.store.written_offset
+            if broker.store.flushed_offset < until:
+                await trio.to_thread.run_sync(broker.store.flush_step)
+            if broker.store.flushed_offset < until:
+                broker.offsets.not_saved()
+                return
+            await self.save("consumer offsets", snapshot, broker.offsets.save)
+
+    async def save(self, what: str, snapshot: bytes | None, save: Callable[[bytes], None]) -> None:
+        """Write a snapshot in a thread, one after the other of the same thing. None: nothing changed."""
+        if snapshot is None:
+            return
+        try:
+            async with self._writing.setdefault(what, trio.Lock()):  # a stop must not be overtaken by an older state
+                await trio.to_thread.run_sync(save, snapshot)
+        except OSError as error:
+            self._failed(what, error)
+        else:
+            self._failing.discard(what)
+
+    def _failed(self, what: str, error: OSError) -> None:
+        if what not in self._failing:
+            log.error("the %s cannot be saved: %s", what, error)
+        self._failing.add(what)
+
+    async def _offset_rounds(self) -> None:
+        broker = self._broker
+        while True:
+            await trio.sleep(broker.config.flush_consumer_offset_interval / 1000)
+            broker.transactions.publish()
+            await self.save_offsets()
+            self._clean_order()
+            await self._save_order()
+
+    def _clean_order(self) -> None:
+        """Forget the orderly pops of topics, groups and queues that are gone."""
+        broker = self._broker
+
+        def read_queues(name: str) -> int:
+            topic = broker.topics.get(name)
+            return 0 if topic is None else topic.read_queue_nums
+
+        broker.order.clean(read_queues=read_queues, has_group=broker.groups.__contains__, now_ms=broker.clock.wall_ms())
+
+    async def _save_order(self) -> None:
+        order = self._broker.order
+        await self.save("orderly pops", order.take_snapshot(), order.save)
+
+    async def _delay_rounds(self) -> None:
+        while True:
+            await trio.sleep(self._broker.config.flush_delay_offset_interval / 1000)
+            await self._save_delays()
+
+    async def _save_delays(self) -> None:
+        delay = self._broker.delay
+        await self.save("delay offsets", delay.take_snapshot(), delay.save)
+
+    async def _transaction_rounds(self) -> None:
+        while True:
+            await trio.sleep(self._broker.config.transaction_metric_flush_interval / 1000)
+            await self._save_transactions()
+
+    async def _save_transactions(self) -> None:
+        metrics = self._broker.transactions.metrics
+        await self.save("counts of open transactions", metrics.take_snapshot(), metrics.save)
+
+    async def _filter_rounds(self) -> None:
+        while True:
+            await trio.sleep(FILTER_INTERVAL_S)
+            await self._save_filters()
+
+    async def _save_filters(self) -> None:
+        consumers = self._broker.filters.consumers
+        await self.save("consumer filters", consumers.take_snapshot(), consumers.save)
+
+    async def _timer_rounds(self) -> None:
+        broker = self._broker
+        cleaned = broker.clock.monotonic()
+        while True:
+            await trio.sleep(broker.config.timer_flush_interval_ms / 1000)
+            await self._save_timers()
+            if broker.timers is not None and broker.clock.monotonic() - cleaned >= TIMER_CLEAN_INTERVAL_S:
+                cleaned = broker.clock.monotonic()
+                broker.timers.files.clean()
+                broker.timers.files.metrics.keep(broker.topics)
+
+    async def _save_timers(self) -> None:
+        """Write how far the timers are, one write at a time."""
+        timers = self._broker.timers
+        if timers is None:
+            return
+        async with self._timers_lock:
+            snapshot = timers.take_snapshot()
+            if snapshot is None:
+                return
+            try:
+                await trio.to_thread.run_sync(timers.files.save, snapshot)
+            except OSError as error:
+                self._failed("timers", error)
+                timers.files.failed(snapshot)
+            else:
+                self._failing.discard("timers")
+                timers.files.saved(snapshot)
