@@ -5,13 +5,13 @@ from __future__ import annotations
 import gc
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
 
 from client.faces import Face, Place
 from support import toolchains
-from support.servers import ApachePeer, FastmqServer, Server
+from support.servers import Apache4Peer, ApachePeer, FastmqServer, Server
 
 # what is settled has to be written down before anybody asks what became of it
 SETTINGS = {
@@ -21,13 +21,18 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(scope="session", params=["fastmq", pytest.param("apache", marks=pytest.mark.apache)])
+KINDS: Mapping[str, type[Server]] = {"fastmq": FastmqServer, "apache": ApachePeer, "apache4": Apache4Peer}
+
+
+@pytest.fixture(
+    scope="session",
+    params=["fastmq", *(pytest.param(one, marks=pytest.mark.apache) for one in ("apache", "apache4"))],
+)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A name server and broker that all scenarios share."""
     data = tmp_path_factory.mktemp(request.param)
-    made: Server = ApachePeer(data, SETTINGS) if request.param == "apache" else FastmqServer(data, SETTINGS)
     try:
-        with made as running:
+        with KINDS[request.param](data, SETTINGS) as running:
             yield running
     except toolchains.ToolchainMissing as error:
         toolchains.missing(str(error))

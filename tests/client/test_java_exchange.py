@@ -177,3 +177,90 @@ def test_a_group_of_java_and_ours_shares_the_queues(server: Server, java: Callab
             assert 15 <= len(set(ours)) <= 25
 
     anyio.run(main)
+
+
+KINDS_OF_TRANSACTIONS = ("commit commit", "rollback rollback", "unknown commit", "unknown rollback")
+"""The first word is what its producer says, the second what whoever is asked says."""
+COMMITTED = {f"{kind} {number}" for kind in KINDS_OF_TRANSACTIONS if kind.endswith("commit") for number in range(3)}
+OPEN = {f"{kind} {number}" for kind in KINDS_OF_TRANSACTIONS if kind.startswith("unknown") for number in range(3)}
+STATES = {
+    "commit": fastmq.TransactionState.COMMIT,
+    "rollback": fastmq.TransactionState.ROLLBACK,
+    "unknown": fastmq.TransactionState.UNKNOWN,
+}
+
+
+@pytest.mark.parametrize("asked", ["java", "ours"])
+def test_transactions_of_java(server: Server, java: Callable[..., ScenarioRunner], asked: str) -> None:
+    """What Java leaves open is decided by a producer of its group, Java's or ours."""
+    topic, group = f"java-transactions-{asked}", f"java-transactions-{asked}-group"
+    runner = java()
+    runner.run("create-topic", server, topic=topic, queues=2)
+    words = ",".join(KINDS_OF_TRANSACTIONS)
+    runner.run("transactions", server, topic=topic, group=group, words=words, count=3)
+    checked: list[fastmq.ReceivedMessage] = []
+
+    async def main() -> list[fastmq.ReceivedMessage]:
+        def check(message: fastmq.ReceivedMessage) -> fastmq.TransactionState:
+            checked.append(message)
+            return STATES[message.text.split()[1]]
+
+        async with fastmq.Producer(server.namesrv, group, check=check):
+
+            async def all_checked() -> bool:
+                return {one.text for one in checked} >= OPEN
+
+            await until(all_checked, "we are asked about all that Java left open")
+        return await read(server.namesrv, topic, len(COMMITTED))
+
+    if asked == "java":
+        bodies = runner.run("answer-checks", server, topic=topic, group=group, count=len(OPEN))["checked"]
+        assert set(bodies) >= OPEN
+        got = anyio.run(read, server.namesrv, topic, len(COMMITTED))
+    else:
+        got = anyio.run(main)
+        assert {one.topic for one in checked} == {topic}
+        assert all(one.transaction_id == one.message_id for one in checked)
+    assert {one.text for one in got} == COMMITTED
+    assert all(one.transaction_id == one.message_id for one in got)
+
+
+@pytest.mark.parametrize("asked", ["java", "ours"])
+def test_transactions_of_ours(server: Server, java: Callable[..., ScenarioRunner], asked: str) -> None:
+    """What we leave open is decided by a producer of our group, Java's or ours; Java reads what came of it."""
+    topic, group = f"our-transactions-{asked}", f"our-transactions-{asked}-group"
+    runner = java()
+    runner.run("create-topic", server, topic=topic, queues=2)
+    ids: dict[str, str] = {}
+    checked: set[str] = set()
+
+    async def main() -> None:
+        def check(message: fastmq.ReceivedMessage) -> fastmq.TransactionState:
+            checked.add(message.text)
+            return STATES[message.text.split()[1]] if asked == "ours" else fastmq.TransactionState.UNKNOWN
+
+        async with fastmq.Producer(server.namesrv, group, check=check) as producer:
+            for kind in KINDS_OF_TRANSACTIONS:
+                for number in range(3):
+                    message = fastmq.Message(topic, f"{kind} {number}", tag="t", keys=f"key-{number}")
+                    async with producer.transaction(message) as transaction:
+                        transaction.state = STATES[kind.split()[0]]
+                    ids[transaction.message_id] = f"{kind} {number}"
+            if asked == "ours":
+
+                async def all_checked() -> bool:
+                    return checked >= OPEN
+
+                await until(all_checked, "we are asked about all that we left open")
+
+    anyio.run(main)
+    if asked == "java":
+        bodies = runner.run("answer-checks", server, topic=topic, group=group, count=len(OPEN))["checked"]
+        assert set(bodies) <= OPEN, "of what we decided nothing is asked"
+    anyio.run(read, server.namesrv, topic, len(COMMITTED))
+    rows = runner.run("read-all", server, topic=topic)["messages"]
+    assert {row["body"] for row in rows} == COMMITTED
+    for row in rows:
+        assert ids[row["id"]] == row["body"]
+        assert row["properties"]["TAGS"] == "t"
+        assert row["properties"]["KEYS"] == f"key-{row['body'][-1]}"

@@ -1,4 +1,4 @@
-"""What the client can do, on asyncio, on trio and without await, against fastmq and against Apache RocketMQ 5.3.3."""
+"""What the client can do, on each of its faces, against fastmq and against Apache RocketMQ 5.3.3 and 4.9."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_pipelined_sends_keep_their_order(face: Face, place: Place) -> None:
             by_key: dict[str | None, list[int]] = defaultdict(list)
             for message in await collect(consumer, 300):
                 by_key[message.sharding_key].append(int(message.text))
-        if place.server.name == "apache":  # its threads take the requests of a connection as they come
+        if place.server.name != "fastmq":  # Apache's threads take the requests of a connection as they come
             by_key = {key: sorted(numbers) for key, numbers in by_key.items()}
         assert by_key == {f"k{key}": list(range(key, 300, 3)) for key in range(3)}
 
@@ -277,7 +277,12 @@ def test_seek_and_pause(face: Face, place: Place) -> None:
                 await face.value(consumer.seek(queue, 6))
                 assert [one.text for one in await collect(consumer, 2)] == ["6", "7"]
                 await consumer.seek_to_time(middle)
-                assert [one.text for one in await collect(consumer, 3)] == ["5", "6", "7"]
+                first = (await collect(consumer, 1))[0].text
+                if place.server.name != "apache4":  # which takes the nearer neighbour
+                    assert first == "5"
+                if first == "4":
+                    first = (await collect(consumer, 1))[0].text
+                assert [first, *(one.text for one in await collect(consumer, 2))] == ["5", "6", "7"]
                 await consumer.seek_to_begin()
                 assert [one.text for one in await collect(consumer, 8)] == [str(number) for number in range(8)]
                 await consumer.seek_to_end()
@@ -423,11 +428,12 @@ def test_refusals(face: Face, place: Place) -> None:
                 await producer.send(place.name, b"")
             with pytest.raises(fastmq.UsageError):
                 await producer.send("SCHEDULE_TOPIC_XXXX", b"x")
-            with pytest.raises(fastmq.BrokerError) as caught:
+            # an unknown error of 4.9, which may pass
+            kind = fastmq.SendFailed if place.server.name == "apache4" else fastmq.BrokerError
+            with pytest.raises(kind, match="99"):
                 await producer.send(
                     fastmq.Message(place.name, b"x"), queue=fastmq.MessageQueue(place.name, "broker-a", 99)
                 )
-            assert not caught.value.retryable or caught.value.code == 1
         with pytest.raises(fastmq.ClientClosed):
             await producer.send(place.name, b"x")
         nobody = f.Producer("127.0.0.1:1", timeout=2)
@@ -471,6 +477,15 @@ def test_timers(face: Face, place: Place) -> None:
     async def scenario(f: Any) -> None:
         async with f.Producer(place.namesrv) as producer:
             begin = time.time()
+            if place.server.name == "apache4":
+                timer = fastmq.Message(place.name, "early", delay=2.0)
+                with pytest.raises(fastmq.NotSupported, match="delay_level"):
+                    await producer.send(timer)
+                with pytest.raises(fastmq.NotSupported):
+                    await (await producer.send_async(timer))
+                with pytest.raises(fastmq.NotSupported):
+                    await producer.send_oneway(timer)
+                return
             await producer.send(fastmq.Message(place.name, "at", deliver_at=begin + 3))
             await producer.send(fastmq.Message(place.name, "in", delay=2.0))
             await producer.send(fastmq.Message(place.name, "now"))
@@ -508,6 +523,10 @@ def test_pop(face: Face, place: Place) -> None:
         async with f.PopConsumer(
             place.namesrv, place.group(), {place.name: "t"}, start_from="first", invisible_seconds=60
         ) as consumer:
+            if place.server.name == "apache4":
+                with pytest.raises(fastmq.NotSupported, match=r"RocketMQ 5\.0"):
+                    await consumer.receive(wait=5)
+                return
             got: list[fastmq.ReceivedMessage] = []
             with anyio.fail_after(PATIENCE):
                 while len(got) < 5:

@@ -248,7 +248,6 @@ class ApachePeer(Server):
     name = "apache"
 
     def start(self) -> Server:
-        java = toolchains.program("java")
         libraries = toolchains.apache_class_path()
         home = self.data / "apache-home"
         home.mkdir(exist_ok=True)
@@ -256,21 +255,24 @@ class ApachePeer(Server):
         namesrv_conf.write_text(f"listenPort={self.namesrv_port}\nkvConfigPath={home}/kvConfig.json\n")
         broker_conf = home / "broker.conf"
         broker_conf.write_text("".join(f"{key}={value}\n" for key, value in self.broker_settings().items()))
-
-        def command(heap: str, main: str, logback: str, conf: Path) -> list[str]:
-            options = [java, "-server", f"-Xms{heap}", f"-Xmx{heap}", "-XX:MaxDirectMemorySize=512m"]
-            options += ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", f"-Duser.home={home}"]
-            options += [f"-Drocketmq.home.dir={home}", "-Dio.netty.tryReflectionSetAccessible=true", *JVM_MODULES]
-            return [*options, f"-Drmq.logback.configurationFile={logback}", "-cp", libraries, main, "-c", str(conf)]
-
-        package = "org.apache.rocketmq"
-        env = {key: value for key, value in os.environ.items() if not key.startswith("ROCKETMQ")}
-        self._spawn(command("128m", f"{package}.namesrv.NamesrvStartup", "rmq.namesrv.logback.xml", namesrv_conf), env)
+        logback = "-Drmq.logback.configurationFile=rmq.namesrv.logback.xml"
+        self._java(home, libraries, "128m", [logback], "namesrv.NamesrvStartup", namesrv_conf)
         # a broker that does not reach the name server at once tries again only 10 s later
         wait_until(lambda: _accepts(self.namesrv_port), "the name server accepts connections")
-        self._spawn(command("512m", f"{package}.broker.BrokerStartup", "rmq.broker.logback.xml", broker_conf), env)
+        self._start_broker(home, broker_conf)
         self._ready()
         return self
+
+    def _start_broker(self, home: Path, conf: Path) -> None:
+        logback = "-Drmq.logback.configurationFile=rmq.broker.logback.xml"
+        self._java(home, toolchains.apache_class_path(), "512m", [logback], "broker.BrokerStartup", conf)
+
+    def _java(self, home: Path, libraries: str, heap: str, more: Sequence[str], main: str, conf: Path) -> None:
+        options = [toolchains.program("java"), "-server", f"-Xms{heap}", f"-Xmx{heap}", "-XX:MaxDirectMemorySize=512m"]
+        options += ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", f"-Duser.home={home}"]
+        options += [f"-Drocketmq.home.dir={home}", "-Dio.netty.tryReflectionSetAccessible=true", *JVM_MODULES, *more]
+        env = {key: value for key, value in os.environ.items() if not key.startswith("ROCKETMQ")}
+        self._spawn([*options, "-cp", libraries, f"org.apache.rocketmq.{main}", "-c", str(conf)], env)
 
     def stop(self) -> None:
         super().stop()
@@ -282,6 +284,20 @@ class ApachePeer(Server):
 
     def discard(self) -> None:
         self.kill()  # an orderly stop takes 13 s
+
+
+class Apache4Peer(ApachePeer):
+    """A broker of Apache RocketMQ 4.9 at a name server of 5.3.3: of 4.9 only brokers are published."""
+
+    name = "apache4"
+
+    def _start_broker(self, home: Path, conf: Path) -> None:
+        folder = home / "conf"
+        folder.mkdir(exist_ok=True)
+        (folder / "logback_broker.xml").write_text("<configuration/>\n")
+        # made for Java 8: it unmaps files by means that later ones keep to themselves
+        options = ["--add-opens=java.base/jdk.internal.ref=ALL-UNNAMED"]
+        self._java(home, toolchains.apache4_class_path(), "512m", options, "broker.BrokerStartup", conf)
 
 
 def roads() -> list[str]:

@@ -102,6 +102,11 @@ def apache_class_path() -> str:
     return class_path(INTEROP / "pom.xml", "apache")
 
 
+def apache4_class_path() -> str:
+    """A broker of Apache RocketMQ 4.9."""
+    return class_path(INTEROP / "broker4" / "pom.xml", "apache-4.9")
+
+
 @cache
 def go_program() -> Path:
     """The Go scenario runner, built when its sources are newer."""

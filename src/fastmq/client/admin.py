@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar, Unpack
 
-from fastmq.client.errors import BrokerError, ClientError, RouteError
+from fastmq.client.errors import BrokerError, ClientError, NotSupported, RouteError, broker_error
 from fastmq.client.member import SessionUser
 from fastmq.client.messages import ReceivedMessage, decode_page
 from fastmq.client.routes import Route
@@ -44,6 +44,7 @@ from fastmq.protocol.bodies import (
     SubscriptionGroupConfig,
     SubscriptionGroupTable,
     TopicConfig,
+    TopicConfigTable,
     TopicList,
     dumps,
 )
@@ -165,8 +166,17 @@ class Admin(SessionUser):
         wire = self.session.wrap(topic)
         found: dict[str, TopicConfig] = {}
         for name, address in (await self._masters_of(topic)).items():
-            reply = await self._call(address, RequestCode.GET_TOPIC_CONFIG, {"topic": wire})
-            found[name] = _read(TopicConfig.from_json, reply)
+            try:
+                reply = await self._call(address, RequestCode.GET_TOPIC_CONFIG, {"topic": wire})
+            except NotSupported:  # RocketMQ 4 has all of them or none
+                reply = await self._call(address, RequestCode.GET_ALL_TOPIC_CONFIG)
+                table = _read(TopicConfigTable.from_json, reply).topic_config_table
+                if wire not in table:
+                    remark = f"broker {name} has no topic {wire}"
+                    raise broker_error(ResponseCode.TOPIC_NOT_EXIST, remark, address) from None
+                found[name] = table[wire]
+            else:
+                found[name] = _read(TopicConfig.from_json, reply)
         return found
 
     async def delete_topic(self, topic: str) -> None:
@@ -228,16 +238,26 @@ class Admin(SessionUser):
         missing: BrokerError | None = None
         for name, address in (await self._masters()).items():
             try:
-                reply = await self._call(address, RequestCode.GET_SUBSCRIPTIONGROUP_CONFIG, {"group": wire})
+                found[name] = await self._group_config_at(address, wire)
             except BrokerError as error:
                 if error.code != ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST:
                     raise
                 missing = error
-            else:
-                found[name] = _read(SubscriptionGroupConfig.from_json, reply)
         if not found and missing is not None:
             raise missing
         return found
+
+    async def _group_config_at(self, address: str, group: str) -> SubscriptionGroupConfig:
+        try:
+            reply = await self._call(address, RequestCode.GET_SUBSCRIPTIONGROUP_CONFIG, {"group": group})
+        except NotSupported:  # RocketMQ 4 has all of them or none
+            reply = await self._call(address, RequestCode.GET_ALL_SUBSCRIPTIONGROUP_CONFIG)
+            table = _read(SubscriptionGroupTable.from_json, reply).subscription_group_table
+            if group not in table:
+                remark = f"subscription group {group} does not exist"
+                raise broker_error(ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST, remark, address) from None
+            return table[group]
+        return _read(SubscriptionGroupConfig.from_json, reply)
 
     async def create_group(
         self,
@@ -327,20 +347,52 @@ class Admin(SessionUser):
             "queueId": "-1",
         }
         found: dict[MessageQueue, int] = {}
-        for address in (await self._masters_of(topic)).values():
-            reply = await self._call(address, RequestCode.INVOKE_BROKER_TO_RESET_OFFSET, dict(ext))
-            found.update(self._shown(_read(ResetOffsetBody.from_json, reply).offset_table))
+        for name, address in (await self._masters_of(topic)).items():
+            try:
+                reply = await self._call(address, RequestCode.INVOKE_BROKER_TO_RESET_OFFSET, dict(ext))
+            except BrokerError as error:
+                if error.code != ResponseCode.CONSUMER_NOT_ONLINE:
+                    raise
+                # RocketMQ 4 leaves it to members that run: without them nobody else stores offsets
+                found.update(self._shown(await self._reset_at(name, group, topic, to)))
+            else:
+                found.update(self._shown(_read(ResetOffsetBody.from_json, reply).offset_table))
+        return found
+
+    async def _reset_at(
+        self, broker: str, group: str, topic: str, to: datetime | float | None
+    ) -> dict[MessageQueue, int]:
+        found: dict[MessageQueue, int] = {}
+        for queue in (await self.session.route(self.session.wrap(topic))).read_queues:
+            if queue.broker_name != broker:
+                continue
+            ext = {"topic": queue.topic, "queueId": str(queue.queue_id)}
+            code = RequestCode.GET_MAX_OFFSET
+            if to is not None:
+                code = RequestCode.SEARCH_OFFSET_BY_TIMESTAMP
+                ext["timestamp"] = str(to_ms(to))
+            reply = await self.session.call_broker(broker, command(code, ext), timeout=CALL_SECONDS)
+            try:
+                offset = found[queue] = int(reply.ext["offset"])
+            except (KeyError, ValueError) as error:
+                raise BrokerError(reply.code, f"no offset in the answer: {error!r}", broker) from None
+            await self._store_offset(group, queue, offset)
         return found
 
     async def set_offset(self, group: str, queue: MessageQueue, offset: int) -> None:
         """Store an offset of a group that has no running members."""
+        await self._masters_of(queue.topic)
+        await self._store_offset(
+            group, MessageQueue(self.session.wrap(queue.topic), queue.broker_name, queue.queue_id), offset
+        )
+
+    async def _store_offset(self, group: str, queue: MessageQueue, offset: int) -> None:
         ext = {
             "consumerGroup": self.session.wrap(group),
-            "topic": self.session.wrap(queue.topic),
+            "topic": queue.topic,
             "queueId": str(queue.queue_id),
             "commitOffset": str(offset),
         }
-        await self._masters_of(queue.topic)
         await self.session.call_broker(queue.broker_name, command(RequestCode.UPDATE_CONSUMER_OFFSET, ext))
 
     # --- messages ----------------------------------------------------------------------------------------------------
@@ -358,7 +410,7 @@ class Admin(SessionUser):
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
             # without such a broker the id is one of a producer
-            known = {one for view in await self.brokers() for one in view.addresses.values()}
+            known = {one: view.name for view in await self.brokers() for one in view.addresses.values()}
             if address not in known:
                 return None
             reply = await self._call(address, RequestCode.VIEW_MESSAGE_BY_ID, {"offset": str(log_offset)})
@@ -366,7 +418,7 @@ class Admin(SessionUser):
             if error.code in (ResponseCode.SYSTEM_ERROR, ResponseCode.QUERY_NOT_FOUND):
                 return None
             raise
-        return self._page(reply, "")[0]
+        return self._page(reply, known[address])[0]
 
     async def messages_by_key(
         self,

@@ -7,12 +7,13 @@ ClientError
   RouteError              there is no broker for it
     TopicNotFound         the name server or broker does not know the topic
   BrokerError             the broker refused: `code`, `remark`, `address`
-    PermissionDenied, MessageRejected, ServerBusy, GroupNotFound, SubscriptionError
+    PermissionDenied, MessageRejected, ServerBusy, GroupNotFound, SubscriptionError, NotSupported
   SendFailed              all tries of a send failed; `attempts` tells each
   ClientClosed            used after it was closed, or before it was entered
   MessageTooLarge         the message was refused before it was sent
   MissingExtra            an optional package is needed
   RequestReplyTimeout     a request was sent, its reply did not come
+  PipelineFull            too many sends are in flight
 """
 
 from __future__ import annotations
@@ -117,6 +118,10 @@ class SubscriptionError(BrokerError):
     """The filter cannot be parsed, or the broker does not know the subscription."""
 
 
+class NotSupported(BrokerError):
+    """The server does not know such a request: it is older than what is asked of it, or has it switched off."""
+
+
 _BY_CODE: dict[int, type[BrokerError]] = {
     ResponseCode.NO_PERMISSION: PermissionDenied,
     ResponseCode.MESSAGE_ILLEGAL: MessageRejected,
@@ -130,6 +135,8 @@ _BY_CODE: dict[int, type[BrokerError]] = {
     ResponseCode.SUBSCRIPTION_NOT_LATEST: SubscriptionError,
     ResponseCode.FILTER_DATA_NOT_EXIST: SubscriptionError,
     ResponseCode.FILTER_DATA_NOT_LATEST: SubscriptionError,
+    ResponseCode.REQUEST_CODE_NOT_SUPPORTED: NotSupported,
+    ResponseCode.VERSION_NOT_SUPPORTED: NotSupported,
 }
 
 

@@ -100,9 +100,14 @@ class Message:
         return {m.PROPERTY_TIMER_DELIVER_MS: str(round(at * 1000))}
 
     @property
+    def is_timer(self) -> bool:
+        """Whether it is kept back by a time and not by a level."""
+        return self.delay is not None or self.deliver_at is not None
+
+    @property
     def is_delayed(self) -> bool:
         """Whether it is kept back."""
-        return bool(self.delay_level) or self.delay is not None or self.deliver_at is not None
+        return bool(self.delay_level) or self.is_timer
 
 
 class SendStatus(IntEnum):

@@ -15,13 +15,13 @@ from __future__ import annotations
 import logging
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
-from typing import Final, Unpack
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from typing import Any, Final, Unpack
 
 import anyio
 
 from fastmq.client.background import Tasks
-from fastmq.client.errors import BrokerError, ClientClosed, ClientError, TopicNotFound
+from fastmq.client.errors import BrokerError, ClientClosed, ClientError, NotSupported, TopicNotFound
 from fastmq.client.member import SessionUser
 from fastmq.client.messages import ReceivedMessage, decode_page
 from fastmq.client.session import Session, SessionOptions, command
@@ -30,6 +30,7 @@ from fastmq.client.transport import Connection
 from fastmq.errors import ProtocolError, UsageError
 from fastmq.protocol import message as m
 from fastmq.protocol import names
+from fastmq.protocol.bodies import BatchAck, dumps
 from fastmq.protocol.bodies.client import ConsumerData, ConsumeType, SubscriptionData
 from fastmq.protocol.codes import RequestCode, ResponseCode
 from fastmq.protocol.command import Command
@@ -89,6 +90,7 @@ class PopConsumer(SessionUser):
         self._asking: set[tuple[str, str]] = set()
         self._arrived = anyio.Event()
         self._failure: ClientError | None = None
+        self._no_batch_acks: set[str] = set()
         self._tasks: Tasks
 
     # --- life --------------------------------------------------------------------------------------------------------
@@ -231,6 +233,9 @@ class PopConsumer(SessionUser):
                         self._ready.append((message, until))
                     else:
                         self._tasks.spawn(self._ack_quietly, message)
+        except NotSupported as error:
+            remark = "it does not serve POP, which came with RocketMQ 5.0: Consumer and PushConsumer work with it"
+            self._failure = NotSupported(error.code, f"{remark} ({error.remark})", error.address)
         except (ClientError, ProtocolError) as error:
             log.info("receiving from %s failed: %s", broker_name, error)
             self._failure = (
@@ -246,24 +251,72 @@ class PopConsumer(SessionUser):
     # --- acknowledging -----------------------------------------------------------------------------------------------
 
     async def ack(self, message: ReceivedMessage | Iterable[ReceivedMessage]) -> None:
-        """The message is done, or several are. Raises UsageError for one that was not received by a pop consumer, and
-        BrokerError or an error of the connection; whether it was acknowledged is then not known.
+        """The message is done, or several are: those of a broker in one request, if it is one that knows how (5.1.3 and
+        later). Raises UsageError for one that was not received by a pop consumer, and BrokerError or an error of the
+        connection; whether it was acknowledged is then not known.
         """
         if isinstance(message, ReceivedMessage):
             await self._ack(message)
             return
+        by_broker: dict[str, list[ReceivedMessage]] = {}
+        for one in message:
+            by_broker.setdefault(self._checkpoint(one)[5], []).append(one)
+        await self._all(self._ack_at, list(by_broker.items()))
+
+    async def _all(self, call: Callable[[Any], Awaitable[None]], arguments: Sequence[object]) -> None:
+        """A call for each argument, at the same time. Raises the first failure when all have ended."""
         failures: list[ClientError] = []
 
-        async def one(each: object) -> None:
-            assert isinstance(each, ReceivedMessage)
+        async def one(argument: object) -> None:
             try:
-                await self._ack(each)
+                await call(argument)
             except ClientError as error:
                 failures.append(error)
 
-        await self.session.each([(one, each) for each in message])
+        await self.session.each([(one, argument) for argument in arguments])
         if failures:
             raise failures[0]
+
+    async def _ack_at(self, item: tuple[str, list[ReceivedMessage]]) -> None:
+        """Acknowledge messages of one broker."""
+        broker_name, messages = item
+        if len(messages) > 1 and broker_name not in self._no_batch_acks:
+            body = {"acks": self._batch(messages), "brokerName": broker_name}
+            try:
+                await self.session.call_broker(
+                    broker_name, command(RequestCode.BATCH_ACK_MESSAGE, {"bname": broker_name}, dumps(body))
+                )
+                return
+            except NotSupported:
+                self._no_batch_acks.add(broker_name)
+        await self._all(self._ack, messages)
+
+    def _batch(self, messages: Iterable[ReceivedMessage]) -> list[BatchAck]:
+        """An item for each checkpoint, in which a bit stands for each message."""
+        offsets: dict[tuple[str, ...], list[int]] = {}
+        for message in messages:
+            start, popped_at, invisible, revive, retry, _, queue_id, offset = self._checkpoint(message)
+            key = (self.session.wrap(message.topic), retry, start, queue_id, revive, popped_at, invisible)
+            offsets.setdefault(key, []).append(int(offset) - int(start))
+        acks: list[BatchAck] = []
+        for (topic, retry, start, queue_id, revive, popped_at, invisible), places in offsets.items():
+            bits = bytearray(max(places) // 8 + 1)
+            for place in places:
+                bits[place // 8] |= 1 << place % 8
+            acks.append(
+                BatchAck(
+                    consumer_group=self._wire_group,
+                    topic=topic,
+                    retry=retry,
+                    start_offset=int(start),
+                    queue_id=int(queue_id),
+                    revive_queue_id=int(revive),
+                    pop_time=int(popped_at),
+                    invisible_time=int(invisible),
+                    acked=bytes(bits),
+                )
+            )
+        return acks
 
     async def _ack(self, message: ReceivedMessage) -> None:
         broker_name, ext = self._handle(message)
@@ -288,11 +341,15 @@ class PopConsumer(SessionUser):
             raise BrokerError(ResponseCode.SYSTEM_ERROR, f"the answer cannot be read: {error!r}") from None
         message.properties[m.PROPERTY_POP_CK] = " ".join(fields)
 
-    def _handle(self, message: ReceivedMessage) -> tuple[str, dict[str, str]]:
-        checkpoint = message.properties.get(m.PROPERTY_POP_CK, "")
-        fields = checkpoint.split(" ")
+    def _checkpoint(self, message: ReceivedMessage) -> list[str]:
+        """Start offset, pop time, invisible time, revive queue, retry flag, broker, queue, offset."""
+        fields = message.properties.get(m.PROPERTY_POP_CK, "").split(" ")
         if len(fields) != 8:
             raise UsageError(f"{message!r} was not received by a pop consumer")
+        return fields
+
+    def _handle(self, message: ReceivedMessage) -> tuple[str, dict[str, str]]:
+        fields = self._checkpoint(message)
         _, _, _, _, retry, broker_name, queue_id, offset = fields
         topic = self.session.wrap(message.topic)
         if retry != "0":
@@ -301,7 +358,7 @@ class PopConsumer(SessionUser):
             "consumerGroup": self._wire_group,
             "topic": topic,
             "queueId": queue_id,
-            "extraInfo": checkpoint,
+            "extraInfo": " ".join(fields),
             "offset": offset,
             "bname": broker_name,
         }

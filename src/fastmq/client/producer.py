@@ -64,11 +64,18 @@ class Producer(Sender):
         super().__init__(where, group, **options)
         self._check = check
 
+    async def _open(self) -> None:
+        if self._check is not None:
+            # a broker asks those it knows: also before the first send, for what members of the group left open
+            await self.session.know_cluster()
+        await super()._open()
+
     # --- requests with a reply ---------------------------------------------------------------------------------------
 
     async def request(self, message: Message, timeout: float = 3.0) -> ReceivedMessage:
         """Send a message and wait for the message that answers it. Raises RequestReplyTimeout, and as `send`."""
         session = self.session
+        session.check_open()
         correlation_id = str(uuid.uuid4())
         prepared = self._preparer.single(message)
         prepared.properties += properties_text(
@@ -99,6 +106,7 @@ class Producer(Sender):
 
         Raises BrokerError if nobody waits for it any more.
         """
+        self.session.check_open()
         properties = request.properties
         try:
             cluster = properties[m.PROPERTY_CLUSTER]
@@ -136,6 +144,7 @@ class Producer(Sender):
         """The first half of a transaction: stored, seen by nobody. `transaction` is the easier way."""
         if message.is_delayed:
             raise UsageError("a message of a transaction cannot be delayed")
+        self.session.check_open()
         prepared = self._preparer.single(message)
         prepared.sys_flag |= m.TRANSACTION_PREPARED_TYPE
         prepared.properties += properties_text(

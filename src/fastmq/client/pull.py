@@ -58,6 +58,7 @@ class Consumer(QueueConsumer):
 
     async def __anext__(self) -> ReceivedMessage:
         """The next message; waits for it as long as it takes."""
+        self.session.check_open()
         self._settle_given()
         while True:
             message = self._take_ready()
@@ -69,6 +70,7 @@ class Consumer(QueueConsumer):
         """Up to `max_messages` messages: those that are there, else it waits for the first. Empty after `timeout`
         seconds; None waits as long as it takes, 0 not at all.
         """
+        self.session.check_open()
         self._settle_given()
         messages: list[ReceivedMessage] = []
         with anyio.move_on_after(timeout):
@@ -138,6 +140,7 @@ class Consumer(QueueConsumer):
 
     async def commit(self, message: ReceivedMessage | None = None) -> None:
         """Everything given out so far is done, or everything up to `message` in its queue. Stores it at once."""
+        self.session.check_open()
         if message is None:
             for assigned, one in self._given:
                 assigned.window.done(one.queue_offset)
@@ -206,6 +209,7 @@ class Consumer(QueueConsumer):
             self.seek(queue, await self._queue_offset(RequestCode.GET_MAX_OFFSET, self._wire(queue)))
 
     def _chosen(self, queues: Iterable[MessageQueue] | None) -> list[MessageQueue]:
+        self.session.check_open()
         return self.assignment if queues is None else list(queues)
 
     async def queues(self, topic: str) -> list[MessageQueue]:

@@ -75,6 +75,7 @@ class RouteTable:
     def __init__(self) -> None:
         self._routes: dict[str, Route] = {}
         self._addresses: dict[str, Mapping[int, str]] = {}
+        self._cluster: tuple[str, ...] = ()
 
     @property
     def topics(self) -> list[str]:
@@ -96,6 +97,11 @@ class RouteTable:
                 self._addresses.setdefault(name, addresses)
         return changed
 
+    def put_cluster(self, brokers: Mapping[str, Mapping[int, str]]) -> None:
+        """All brokers that there are: heartbeats go to them, too, whatever topics are in use."""
+        self._cluster = tuple(brokers)
+        self._addresses.update(brokers)
+
     def drop(self, topic: str) -> None:
         """The topic is gone."""
         self._routes.pop(topic, None)
@@ -111,10 +117,10 @@ class RouteTable:
         return found
 
     def broker_addresses(self, *, masters_only: bool) -> list[str]:
-        """Where heartbeats go: the brokers of all routes in use."""
+        """Where heartbeats go: the brokers of all routes in use, and of the cluster if it is known."""
         found: dict[str, None] = {}
-        for route in self._routes.values():
-            for name in route.brokers:
+        for names in (self._cluster, *(route.brokers for route in self._routes.values())):
+            for name in names:
                 for broker_id, address in self._addresses.get(name, {}).items():
                     if broker_id == MASTER_ID or not masters_only:
                         found[address] = None

@@ -21,6 +21,7 @@ from fastmq.client.errors import (
     BrokerError,
     ClientError,
     ConnectionLost,
+    NotSupported,
     PipelineFull,
     RequestTimeout,
     RouteError,
@@ -52,6 +53,7 @@ log = logging.getLogger("fastmq.client")
 DEFAULT_GROUP: Final = "fastmq-producer"
 STORED: Final = frozenset(int(status) for status in SendStatus)
 _STATUSES: Final = {int(status): status for status in SendStatus}
+FIRST_WITH_TIMERS: Final = 413  # RocketMQ 5.0.0; older brokers would deliver at once
 YIELD_EVERY: Final = 64  # pipelined sends between two turns of the event loop
 
 
@@ -195,6 +197,7 @@ class Sender(SessionUser):
         next one's turn. Raises SendFailed when several tries failed, else the error itself: TopicNotFound,
         MessageTooLarge, MessageRejected, PermissionDenied, RouteError, ConnectError, RequestTimeout ...
         """
+        self.session.check_open()
         if isinstance(message, str):
             message = Message(message, body, tag, keys, sharding_key=sharding_key)
         return await self._deliver(self._preparer.single(message, queue, selector), timeout)
@@ -206,15 +209,19 @@ class Sender(SessionUser):
 
         The result has the ids joined by commas. Raises UsageError for an empty batch, different topics or delays.
         """
+        self.session.check_open()
         return await self._deliver(self._preparer.batch(messages, queue), timeout)
 
     async def send_oneway(
         self, message: Message, *, queue: MessageQueue | None = None, selector: Selector | None = None
     ) -> None:
         """Send without an answer: nobody knows whether it was stored. Raises RouteError, ConnectError."""
+        self.session.check_open()
         prepared = self._preparer.single(message, queue, selector)
         route = await self._route(prepared)
         chosen = self._choose(prepared, route, ())
+        if prepared.message.is_timer:
+            await self._check_timers(chosen.broker_name)
         request = self._preparer.request(prepared, chosen)
         await self.session.oneway(self.session.broker_address(chosen.broker_name), request)
 
@@ -366,6 +373,8 @@ class Sender(SessionUser):
     async def _try(self, prepared: Prepared, queue: MessageQueue, timeout: float) -> SendResult:
         session = self.session
         begin = session.clock.monotonic()
+        if prepared.message.is_timer:
+            await self._check_timers(queue.broker_name)
         try:
             reply = await session.call_broker(
                 queue.broker_name, self._preparer.request(prepared, queue), timeout=timeout, accept=STORED
@@ -383,6 +392,16 @@ class Sender(SessionUser):
         result = self._result(prepared, queue, reply)
         self._trace(prepared, queue, result, begin)
         return result
+
+    async def _check_timers(self, broker_name: str) -> None:
+        """Raises NotSupported if a broker does not know timer messages."""
+        version = await self.session.broker_version(broker_name)
+        if 0 < version < FIRST_WITH_TIMERS:
+            raise NotSupported(
+                ResponseCode.VERSION_NOT_SUPPORTED,
+                "a broker before RocketMQ 5.0 would deliver it at once: it knows delay_level, not delay and deliver_at",
+                broker_name,
+            )
 
     def _trace(self, prepared: Prepared, queue: MessageQueue, result: SendResult | None, begin: float) -> None:
         if self._tracer is None or (result is not None and not result.traced):
@@ -442,6 +461,8 @@ class Sender(SessionUser):
             connection = session.open_connection(session.broker_address(queue.broker_name))
             if connection is None:
                 return False
+            if prepared.message.is_timer and connection.server_version < FIRST_WITH_TIMERS:
+                return False  # it may be too old: `_try` looks, and says so
             request = session.sign(self._preparer.request(prepared, queue))
             connection.post(request, self._try_timeout, lambda waiter: self._on_reply(prepared, receipt, queue, waiter))
         except (ConnectionLost, RouteError):

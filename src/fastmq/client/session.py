@@ -36,6 +36,7 @@ from fastmq.client.errors import (
     TopicNotFound,
     broker_error,
 )
+from fastmq.client.lookup import check_url, is_url, look_up
 from fastmq.client.messages import UniqueKeys
 from fastmq.client.replies import Replies
 from fastmq.client.routes import PROVISIONAL_SECONDS, NameServers, Route, RouteTable, borrow_route, make_route
@@ -46,13 +47,14 @@ from fastmq.limits import CONNECT_TIMEOUT_SECONDS
 from fastmq.protocol import names
 from fastmq.protocol.bodies import dumps
 from fastmq.protocol.bodies.client import ConsumerData, HeartbeatData, ProducerData
-from fastmq.protocol.bodies.route import TopicRouteData
+from fastmq.protocol.bodies.route import ClusterInfo, TopicRouteData
 from fastmq.protocol.codes import RequestCode, ResponseCode
 from fastmq.protocol.command import Command
 from fastmq.protocol.message import PROPERTY_PRODUCER_GROUP, decode_message
 
 ROUTE_SECONDS: Final = 30.0
 HEARTBEAT_SECONDS: Final = 30.0
+LOOKUP_SECONDS: Final = 120.0
 REQUEST_SECONDS: Final = 3.0
 SUCCESS: Final = frozenset({int(ResponseCode.SUCCESS)})
 
@@ -78,6 +80,7 @@ class SessionOptions(TypedDict, total=False):
     `credentials`: the account, where access control is on. `tls`: True, or a context. `namespace`: part of the names of
     topics and groups. `instance_name`, `unit_name`: parts of the client id. `request_timeout`: of requests that have no
     time of their own. `route_seconds`, `heartbeat_seconds`: how often routes are asked for and brokers told who we are.
+    `lookup_seconds`: how often a web server is asked for the name servers, where one is given instead of them.
     """
 
     credentials: Credentials | None
@@ -89,6 +92,7 @@ class SessionOptions(TypedDict, total=False):
     connect_timeout: float
     route_seconds: float
     heartbeat_seconds: float
+    lookup_seconds: float
     clock: Clock
 
 
@@ -109,10 +113,10 @@ class _Attempt:
 class Session:
     """Connections, routes and heartbeats of one client id.
 
-    `namesrv`: addresses of name servers, `host:port` separated by semicolons or as a list; without it the environment
-    variable NAMESRV_ADDR. `tls`: True for the system's certificates, or a context. `namespace` becomes part of topic
-    and group names. `instance_name` makes a stable client id `ip@name`, otherwise it is new for each session. Times
-    are seconds.
+    `namesrv`: addresses of name servers, `host:port` separated by semicolons or as a list, or `http://host:port/path`,
+    which is asked for them now and then; without it the environment variable NAMESRV_ADDR. `tls`: True for the system's
+    certificates, or a context. `namespace` becomes part of topic and group names. `instance_name` makes a stable client
+    id `ip@name`, otherwise it is new for each session. Times are seconds.
     """
 
     def __init__(
@@ -128,14 +132,15 @@ class Session:
         connect_timeout: float = CONNECT_TIMEOUT_SECONDS,
         route_seconds: float = ROUTE_SECONDS,
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
+        lookup_seconds: float = LOOKUP_SECONDS,
         clock: Clock | None = None,
     ) -> None:
-        addresses = _name_servers(namesrv)
+        addresses, self._lookup = _name_servers(namesrv)
         self.namespace = namespace
         self.request_timeout = request_timeout
         self.clock: Clock = clock or SystemClock()
         self.routes = RouteTable()
-        self.name_servers = NameServers(addresses, random.randrange(len(addresses)))  # noqa: S311  (not a secret)
+        self.name_servers = NameServers(addresses, random.getrandbits(16))
         self.client_id = ""
         """`ip@instance`, known once the session is open."""
         self.unique_keys: UniqueKeys
@@ -148,11 +153,13 @@ class Session:
         self._connect_timeout = connect_timeout
         self._route_seconds = route_seconds
         self._heartbeat_seconds = heartbeat_seconds
+        self._lookup_seconds = lookup_seconds
         self._connections: dict[str, Connection] = {}
         self._attempts: dict[str, _Attempt] = {}
         self._route_locks: dict[str, anyio.Lock] = {}
         self._producers: dict[str, list[Member]] = {}
         self._consumers: dict[str, Member] = {}
+        self._knows_cluster = False
         self._pid = 0
 
     def __repr__(self) -> str:
@@ -164,6 +171,8 @@ class Session:
         if self._pid:
             raise ClientClosed("a session is opened once")
         self._pid = os.getpid()
+        if self._lookup:
+            self.name_servers.replace(await look_up(self._lookup, self._tls))
         host = await _local_address(self.name_servers.addresses[0])
         instance = self._instance_name or f"{self._pid}#{time.perf_counter_ns()}"
         self.client_id = "@".join(filter(None, (host, instance, self._unit_name)))
@@ -171,6 +180,8 @@ class Session:
         await self.background.open()
         self.background.spawn(self._refresh_routes)
         self.background.spawn(self._send_heartbeats)
+        if self._lookup:
+            self.background.spawn(self._look_up_again, self._lookup)
         return self
 
     async def __aexit__(
@@ -305,6 +316,14 @@ class Session:
             raise RouteError(f"broker {broker_name} has no address")
         return address
 
+    async def broker_version(self, broker_name: str) -> int:
+        """Which release a broker's master is, as an ordinal of RocketMQ (5.0.0 is 413); 0 if it does not say."""
+        connection = await self.connection(self.broker_address(broker_name))
+        if not connection.server_version:
+            # each answer says it, so any request will do
+            await connection.call(self._sign(self._heartbeat()), self.request_timeout)
+        return connection.server_version
+
     async def call_name_server(self, request: Callable[[], Command], *, accept: Collection[int] = SUCCESS) -> Command:
         """A request to the name server in use; when it does not answer, to the others in turn."""
         self.check_open()
@@ -390,6 +409,36 @@ class Session:
         while True:
             await anyio.sleep(self._route_seconds)
             await self.refresh_routes()
+            if self._knows_cluster:
+                await self.know_cluster()
+
+    async def _look_up_again(self, url: str) -> None:
+        while True:
+            await anyio.sleep(self._lookup_seconds)
+            try:
+                found = await look_up(url, self._tls)
+            except RouteError as error:
+                log.warning("the name servers stay as they were: %s", error)
+                continue
+            gone = set(self.name_servers.addresses) - set(found)
+            if gone:
+                log.info("the name servers are now %s", ";".join(found))
+            self.name_servers.replace(found)
+            for address in gone:
+                connection = self.open_connection(address)
+                if connection is not None and not self.routes.name_of(address):
+                    connection.close("it is no name server any more")
+
+    async def know_cluster(self) -> None:
+        """From now on heartbeats go to all brokers that there are, not only to those of topics in use."""
+        self._knows_cluster = True
+        try:
+            reply = await self.call_name_server(lambda: command(RequestCode.GET_BROKER_CLUSTER_INFO))
+            table = ClusterInfo.from_json(reply.body).broker_addr_table
+        except (ClientError, ProtocolError) as error:
+            log.info("the brokers of the cluster are not known yet: %s", error)
+        else:
+            self.routes.put_cluster({one.broker_name: dict(one.broker_addrs) for one in table.values()})
 
     # --- membership --------------------------------------------------------------------------------------------------
 
@@ -511,14 +560,19 @@ class Session:
         return self._consumers.get(ext.get("consumerGroup") or ext.get("group", ""))
 
 
-def _name_servers(given: str | Sequence[str] | None) -> list[str]:
+def _name_servers(given: str | Sequence[str] | None) -> tuple[list[str], str]:
+    """The addresses, or where they can be asked for."""
     text = os.environ.get("NAMESRV_ADDR", "") if given is None else given
     addresses = [one.strip() for one in (text.split(";") if isinstance(text, str) else text) if one.strip()]
     if not addresses:
         raise UsageError("no name server is given, and NAMESRV_ADDR is not set")
+    if any(map(is_url, addresses)):
+        if len(addresses) > 1:
+            raise UsageError(f"name servers are asked for at one address, or named, not both: {';'.join(addresses)}")
+        return [], check_url(addresses[0])
     for address in addresses:
         parse_address(address)
-    return [address.rpartition("://")[2] for address in addresses]
+    return [address.rpartition("://")[2] for address in addresses], ""
 
 
 async def _local_address(peer: str) -> str:

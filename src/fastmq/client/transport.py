@@ -10,6 +10,8 @@ any more. The connection is closed and all its waiters learn it at once instead 
 
 from __future__ import annotations
 
+import ipaddress
+import re
 import socket
 import ssl
 import time
@@ -28,15 +30,27 @@ RECEIVE_BYTES: Final = 256 * KIB
 WRITE_BYTES: Final = 512 * KIB  # one write of gathered frames
 WATCH_SECONDS: Final = 0.1  # how late a timeout may be noticed
 
+_NOT_IN_A_HOST: Final = re.compile(r"[\s,;/\\@\[\]]")
+
 OnRequest = Callable[["Connection", Command], None]
 
 
 def parse_address(text: str) -> tuple[str, int]:
     """(host, port) of `host:port`, `[v6]:port` or `scheme://host:port`. Raises UsageError."""
     host, _, port = text.strip().rpartition("://")[2].rpartition(":")
-    if not host or not port.isdigit() or int(port) > 0xFFFF:
-        raise UsageError(f"an address has the form host:port, not {text!r}")
-    return host.strip("[]"), int(port)
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    usable = bool(host) and port.isdecimal() and port.isascii() and int(port) <= 0xFFFF
+    if not usable or _NOT_IN_A_HOST.search(host) or (":" in host and not _is_v6(host)):
+        raise UsageError(f"an address has the form host:port, several are separated by semicolons; not {text!r}")
+    return host, int(port)
+
+
+def _is_v6(host: str) -> bool:
+    try:
+        ipaddress.IPv6Address(host)
+    except ValueError:
+        return False
+    return True
 
 
 async def open_stream(

@@ -424,6 +424,20 @@ class BatchAck:
             acked=acked,
         )
 
+    def to_json(self) -> dict[str, Any]:
+        """Members as on the wire."""
+        return {
+            "b": base64.b64encode(self.acked).decode("ascii"),
+            "c": self.consumer_group,
+            "it": self.invisible_time,
+            "pt": self.pop_time,
+            "q": self.queue_id,
+            "r": self.retry,
+            "rq": self.revive_queue_id,
+            "so": self.start_offset,
+            "t": self.topic,
+        }
+
     @property
     def offsets(self) -> list[int]:
         """The acknowledged offsets, ascending."""
