@@ -167,3 +167,30 @@ def test_a_delayed_message_whose_light_queue_cannot_be_made_holds_up_nobody(rig:
     assert bodies(rig.pull(TOPIC)) == [b"x", b"one", b"two"]
     assert bodies(rig.pull("%LMQ%one", group="%LMQ%g")) == [b"x", b"one"]
     assert rig.stored(TOPIC, 0, 2).property_map["TAGS"] == "a"
+
+
+def place(reply: Any) -> list[tuple[int, int, bytes]]:
+    return [(message.queue_id, message.queue_offset, message.body) for message in decode_messages(reply.body)]
+
+
+def test_messages_say_where_they_lie_in_the_queue_they_were_read_from(rig: Rig) -> None:
+    """A client orders and commits by that; what the records say belongs to other queues."""
+    for number in range(6):
+        send(rig, b"%d" % number, "%LMQ%a" if number % 3 == 0 else "%LMQ%a,%LMQ%b", e=number % 4)
+    assert place(rig.pull("%LMQ%a", group="g")) == [(0, number, b"%d" % number) for number in range(6)]
+    assert place(rig.pull("%LMQ%a", group="g", offset=4)) == [(0, 4, b"4"), (0, 5, b"5")]
+    assert place(rig.pull("%LMQ%b", group="g")) == [(0, 0, b"1"), (0, 1, b"2"), (0, 2, b"4"), (0, 3, b"5")]
+    assert place(rig.pull(TOPIC, group="g", queue=1)) == [(1, 0, b"1"), (1, 1, b"5")]
+
+
+def test_a_message_sent_to_a_light_queue_itself(rig: Rig) -> None:
+    send(rig, b"through its topic", "%LMQ%a", e=3)
+    assert rig.send("%LMQ%a", b"straight").code == 0
+    assert place(rig.pull("%LMQ%a", group="g")) == [(0, 0, b"through its topic"), (0, 1, b"straight")]
+
+
+def test_places_with_a_filter(rig: Rig) -> None:
+    for number in range(6):
+        tag = "TAGS\x01even\x02" if number % 2 == 0 else ""
+        rig.send(TOPIC, b"%d" % number, properties=f"{tag}INNER_MULTI_DISPATCH\x01%LMQ%a\x02", e=number % 4)
+    assert place(rig.pull("%LMQ%a", group="g", subscription="even")) == [(0, 0, b"0"), (0, 2, b"2"), (0, 4, b"4")]

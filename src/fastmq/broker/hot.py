@@ -13,6 +13,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from fastmq.broker.state.topics import is_batch_queue
+from fastmq.protocol import names
 
 if TYPE_CHECKING:
     from fastmq.broker.app import Broker
@@ -66,6 +67,7 @@ class HotPulls:
             or not config.hot_road_enable
             or config.reject_pull_consumer_enable
             or is_batch_queue(topic)
+            or names.is_light_queue(header.topic)  # what its records say is not sent as it is
             or broker.offsets.has_any_reset(header.consumer_group, header.topic)
         ):
             return

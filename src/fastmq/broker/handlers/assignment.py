@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastmq.broker.assignment")
 
 ROUTE_TIMEOUT_S: Final = 2.0  # of a client's 3 s for QUERY_ASSIGNMENT
-LMQ_PREFIX: Final = "%LMQ%"  # topics that have one queue on each broker and no route
 ANY_QUEUE: Final = -1
 
 
@@ -128,7 +127,7 @@ def request_mode(broker: Broker, topic: str, group: str) -> MessageRequestMode:
 async def _queues_in_cluster(broker: Broker, topic: str) -> list[MessageQueue]:
     """All queues of a topic that can be read, sorted. Without a name server this broker's own are all there are."""
     name = broker.config.broker_name
-    if topic.startswith(LMQ_PREFIX):
+    if names.is_light_queue(topic):  # one queue on each broker and no route
         return [MessageQueue(topic, name, 0)]
     ext = GetRouteInfoRequest(topic=topic, accept_standard_json_only=True).encode()
     answer = await broker.registrar.ask(Command(RequestCode.GET_ROUTEINFO_BY_TOPIC, ext=ext), ROUTE_TIMEOUT_S)

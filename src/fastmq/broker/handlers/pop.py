@@ -17,6 +17,7 @@ from fastmq.broker.delivery.popck import ORDER_REVIVE_QUEUE, CheckPoint, Receipt
 from fastmq.broker.delivery.popwait import ANY_QUEUE, HeldPop, Hold, wait_deadline
 from fastmq.broker.filter.matching import MessageFilter, read_matching
 from fastmq.broker.handlers.send import FAQ
+from fastmq.broker.light import read_records
 from fastmq.broker.state.order_info import order_counts
 from fastmq.errors import RequestError
 from fastmq.limits import MAX_PROPERTIES_BYTES
@@ -307,7 +308,7 @@ def _take_queue(
         result = read_matching(store, wanted, topic, queue_id, start, room, monotonic=monotonic, max_bytes=max_bytes)
     found: list[tuple[int, bytes]] = []
     if result.status == st.FOUND:
-        found = list(_records(store.read_messages(result.messages)))
+        found = list(_records(read_records(store, topic, queue_id, start, result)))
     if found:
         if not _give(broker, header, page, topic, queue_id, start, found):
             page.rest += max(0, result.max_offset - start)

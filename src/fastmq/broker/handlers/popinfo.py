@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from fastmq import _store as st
 from fastmq.broker.delivery.popwait import HeldPop, Hold, wait_deadline
 from fastmq.broker.handlers.send import FAQ
+from fastmq.broker.light import read_records
 from fastmq.errors import RequestError
 from fastmq.net.server import Reply, answer_again
 from fastmq.protocol import names
@@ -216,10 +217,11 @@ def peek_message(broker: Broker, peer: Peer, request: Command) -> Reply:
             continue
         result = broker.store.read_queue(name, queue_id, offset, room, max_bytes=left)
         if result.status in (st.OFFSET_TOO_SMALL, st.OFFSET_OVERFLOW_BADLY):
-            result = broker.store.read_queue(name, queue_id, result.next_offset, room, max_bytes=left)
+            offset = result.next_offset
+            result = broker.store.read_queue(name, queue_id, offset, room, max_bytes=left)
         if result.status != st.FOUND:
             continue
-        records = broker.store.read_messages(result.messages)
+        records = read_records(broker.store, name, queue_id, offset, result)
         if records:
             body += records
             room -= len(result.messages)

@@ -14,6 +14,7 @@ from fastmq import _store as st
 from fastmq.broker.delivery.longpoll import HeldPull
 from fastmq.broker.filter.matching import MessageFilter, read_matching
 from fastmq.broker.handlers.send import FAQ
+from fastmq.broker.light import read_records
 from fastmq.broker.state.broadcast import broadcast_group
 from fastmq.errors import RequestError
 from fastmq.net.server import Reply, answer_again
@@ -138,7 +139,7 @@ def process_pull(
     status = result.status
     body = b""
     if status == st.FOUND:
-        body = broker.store.read_messages(result.messages)
+        body = read_records(broker.store, topic, queue_id, header.queue_offset, result)
         if not body:
             status = st.MESSAGE_WAS_REMOVING  # retention took the segment in between
     if status == st.FOUND:
