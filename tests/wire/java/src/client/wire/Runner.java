@@ -37,6 +37,7 @@ public final class Runner {
         NotifyScenarios.register(scenarios);
         RestartScenarios.register(scenarios);
         TransactionScenarios.register(scenarios);
+        LightScenarios.register(scenarios);
         Commands.register(scenarios);
         for (String newer : new String[] {"wire.PopScenarios", "wire.TimerScenarios"}) {
             try {

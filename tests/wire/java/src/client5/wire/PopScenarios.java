@@ -20,6 +20,7 @@ import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
 import org.apache.rocketmq.client.impl.MQClientAPIImpl;
 import org.apache.rocketmq.common.message.Message;
 import org.apache.rocketmq.common.message.MessageExt;
+import org.apache.rocketmq.common.message.MessageQueue;
 import org.apache.rocketmq.common.message.MessageRequestMode;
 import org.apache.rocketmq.remoting.protocol.header.AckMessageRequestHeader;
 import org.apache.rocketmq.remoting.protocol.header.ChangeInvisibleTimeRequestHeader;
@@ -39,6 +40,7 @@ final class PopScenarios {
         all.put("pop-requests", PopScenarios::requests);
         all.put("pop-waits", PopScenarios::waits);
         all.put("pop-orderly", PopScenarios::orderly);
+        all.put("light-pop", PopScenarios::light);
         all.put("restart-pop-phase1", PopScenarios::beforeRestart);
         all.put("restart-pop-phase2", PopScenarios::afterRestart);
     }
@@ -84,6 +86,48 @@ final class PopScenarios {
         for (MessageExt message : inbox.messages) {
             ctx.equal(8, message.getProperty("POP_CK").split(" ").length, "the number of fields of POP_CK");
             ctx.equal(0, message.getReconsumeTimes(), "the reconsume times of a first delivery");
+        }
+    }
+
+    /** A light queue (LMQ) that is popped: places in it are others than in the queues of its messages' topic. */
+    private static void light(Ctx ctx) throws Exception {
+        String topic = ctx.name("t");
+        ctx.createTopic(topic, 3);
+        MessageQueue queue = LightScenarios.light(ctx, "a");
+        popMode(ctx, queue.getTopic(), ctx.name("g"));
+        List<String> bodies = new ArrayList<>();
+        for (int i = 0; i < 20; i++) {
+            ctx.send(LightScenarios.message(topic, "other " + i, LightScenarios.light(ctx, "b")));
+            ctx.send(LightScenarios.message(topic, "l" + i, LightScenarios.light(ctx, "b"), queue));
+            bodies.add("l" + i);
+        }
+        Inbox inbox = new Inbox();
+        Set<String> failing = java.util.concurrent.ConcurrentHashMap.newKeySet();
+        failing.add("l7");
+        DefaultMQPushConsumer consumer = newPop(ctx, queue.getTopic(), ctx.name("g"));
+        retryQuickly(consumer);
+        consumer.registerMessageListener((MessageListenerConcurrently) (batch, context) -> {
+            if (failing.remove(Ctx.text(batch.get(0)))) {
+                return ConsumeConcurrentlyStatus.RECONSUME_LATER;
+            }
+            batch.forEach(inbox::add);
+            return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+        });
+        ctx.started(consumer);
+        LightScenarios.know(ctx, consumer.getDefaultMQPushConsumerImpl().getmQClientFactory(), topic, queue);
+        inbox.awaitOnce(ctx, 40_000, bodies);
+        for (int i = 0; i < 10; i++) {
+            ctx.send(LightScenarios.message(topic, "more " + i, queue));
+            bodies.add("more " + i);
+        }
+        inbox.awaitOnce(ctx, 30_000, bodies);
+        // what was acked does not come again when its time is over
+        long last = System.currentTimeMillis();
+        ctx.await(15_000, () -> System.currentTimeMillis() > last + 7_000, "the invisible time passes");
+        inbox.awaitOnce(ctx, 1_000, bodies);
+        for (MessageExt message : inbox.messages) {
+            ctx.equal(Ctx.text(message).equals("l7") ? 1 : 0, message.getReconsumeTimes(),
+                "the reconsume times of " + Ctx.text(message));
         }
     }
 
