@@ -141,8 +141,10 @@ class Store:
         reconsume_times: int = 0,
         prepared_offset: int = 0,
         tags_code: int | None = None,
+        internal: bool = False,
     ) -> Appended:
-        """Append one message. tags_code None: the Java hash of the TAGS property.
+        """Append one message. tags_code None: the Java hash of the TAGS property. internal: a message of the broker
+        itself, or one that it accepted before; maxMessageSize does not count then, only what a commit log file holds.
 
         For SCHEDULE_TOPIC_XXXX it is always computed (store time + delay of the DELAY property).
         """

@@ -27,6 +27,8 @@ def test_kinds_of_topics() -> None:
 
 def test_clients_may_not_send_to_the_brokers_own_topics() -> None:
     assert names.is_not_allowed_send_topic("SCHEDULE_TOPIC_XXXX")
+    assert names.is_not_allowed_send_topic("rmq_sys_wheel_timer")
+    assert names.is_not_allowed_send_topic("rmq_sys_REVIVE_LOG_any")
     assert not names.is_not_allowed_send_topic("TBW102")
     assert names.NOT_ALLOWED_SEND_TOPICS <= names.SYSTEM_TOPICS
 

@@ -36,7 +36,7 @@ cdef int turn_begin(Engine* e) noexcept nogil:
     e.turn_used = 0
     e.turn_count = 0
     e.turn_pending = e.pend_tail
-    e.turn_plain = False
+    e.turn_plain = e.turn_internal = False
     return ST_OK
 
 
@@ -117,6 +117,7 @@ cdef int turn_put(Engine* e, Topic* topic, int32_t queue_id, const MessageIn* m,
     cdef int32_t sys_flag = m.sys_flag & ~(SYS_BORN_V6 | SYS_STORE_V6)
     cdef int32_t properties_len = m.properties_len
     cdef int64_t size, at, tags_code, queue_offset
+    cdef int64_t most = e.segment_bytes if e.turn_internal else e.max_message
     cdef bint v2 = topic.name_len > MAX_TOPIC_V1
     cdef bint in_queue, light = False
     cdef uint8_t* p
@@ -128,7 +129,7 @@ cdef int turn_put(Engine* e, Topic* topic, int32_t queue_id, const MessageIn* m,
         return status
     if m.properties2 != NULL:
         properties_len += m.properties2_len
-    if m.body_len < 0 or m.body_len > e.max_message:
+    if m.body_len < 0 or m.body_len > most:
         return ST_BODY_TOO_LARGE
     if properties_len < 0 or properties_len > MAX_PROPERTIES:
         return ST_PROPERTIES_TOO_LARGE
@@ -153,7 +154,7 @@ cdef int turn_put(Engine* e, Topic* topic, int32_t queue_id, const MessageIn* m,
             if properties_len > MAX_PROPERTIES:
                 return ST_PROPERTIES_TOO_LARGE
     size = record_fixed(topic.name_len, m) + m.body_len + properties_len
-    if size > e.max_message + MAX_RECORD_EXTRA:
+    if size > most + MAX_RECORD_EXTRA:
         return ST_RECORD_TOO_LARGE
     queue = queue_get(e, topic, queue_id)
     if queue == NULL:
@@ -325,16 +326,16 @@ cdef int turn_commit(Engine* e) noexcept nogil:
 
 
 cdef int put_one(Engine* e, Topic* topic, int32_t queue_id, const MessageIn* m, const uint8_t* bits, int32_t bits_len,
-                 Placed* placed, int64_t* target) noexcept nogil:
+                 bint internal, Placed* placed, int64_t* target) noexcept nogil:
     """Append one message as a turn of its own, with its bit map for consumequeue_ext. topic.flags etc. are read under
-    the lock."""
+    the lock. `internal`: maxMessageSize, which is a limit for clients, does not count."""
     cdef int status = turn_begin(e)
     cdef int result
     if status != ST_OK:
         return status
-    e.turn_bits, e.turn_bits_len = bits, bits_len
+    e.turn_bits, e.turn_bits_len, e.turn_internal = bits, bits_len, internal
     result = turn_put(e, topic, queue_id, m, placed)
-    e.turn_bits, e.turn_bits_len = NULL, 0
+    e.turn_bits, e.turn_bits_len, e.turn_internal = NULL, 0, False
     target[0] = e.written + e.turn_used
     status = turn_commit(e)
     return result if result != ST_OK else status

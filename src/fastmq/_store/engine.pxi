@@ -167,6 +167,7 @@ cdef struct Engine:
     int32_t turn_count
     int turn_rolled
     bint turn_plain             # a client batch: no light queues
+    bint turn_internal          # of the broker itself: maxMessageSize does not count
     const uint8_t* turn_bits    # bit map of the message being encoded
     int32_t turn_bits_len
 

@@ -159,7 +159,7 @@ cdef class Store(StoreReads):
 
     def put(self, str topic not None, int64_t queue_id, body, bytes properties not None, *, int64_t flag=0, int64_t sys_flag=0,
             int64_t born_timestamp_ms=0, born_host=("127.0.0.1", 0), int64_t reconsume_times=0,
-            int64_t prepared_offset=0, tags_code=None):
+            int64_t prepared_offset=0, tags_code=None, bint internal=False):
         cdef Engine* e = <Engine*> self.engine
         cdef MessageIn m
         cdef Placed placed
@@ -200,7 +200,7 @@ cdef class Store(StoreReads):
         try:
             t = topic_of(e, name)
             with nogil:
-                status = put_one(e, t, id32, &m, bit_map, bit_map_len, &placed, &target)
+                status = put_one(e, t, id32, &m, bit_map, bit_map_len, internal, &placed, &target)
             return appended(status, &placed, target)
         finally:
             left(e)

@@ -67,9 +67,16 @@ NOT_ALLOWED_SEND_TOPICS: Final[frozenset[str]] = frozenset(
         TRANS_CHECK_MAX_TIME_TOPIC,
         SELF_TEST_TOPIC,
         OFFSET_MOVED_EVENT,
+        TIMER_TOPIC,
     }
 )
-"""Topics that no client may send to: answer NO_PERMISSION."""
+"""Topics that no client may send to: answer NO_PERMISSION. RocketMQ lets them send to TIMER_TOPIC."""
+
+WAITING_TOPICS: Final[frozenset[str]] = frozenset({SCHEDULE_TOPIC, TIMER_TOPIC, TRANS_HALF_TOPIC, TRANS_OP_HALF_TOPIC})
+"""Where the broker keeps what waits, and notes about it: no message that has waited is ever delivered to these."""
+
+BROKER_GROUPS: Final[frozenset[str]] = frozenset({TRANS_CONSUMER_GROUP, REVIVE_CONSUMER_GROUP})
+"""Groups whose offsets say how far the broker itself has come; nobody else may use them."""
 
 PREDEFINED_GROUPS: Final[tuple[str, ...]] = (
     TOOLS_CONSUMER_GROUP,
@@ -153,7 +160,12 @@ def is_predefined_group(group: str) -> bool:
 
 def is_not_allowed_send_topic(topic: str) -> bool:
     """Whether clients are refused with NO_PERMISSION when they send to it."""
-    return topic in NOT_ALLOWED_SEND_TOPICS
+    return topic in NOT_ALLOWED_SEND_TOPICS or topic.startswith(REVIVE_TOPIC_PREFIX)
+
+
+def is_broker_group(group: str) -> bool:
+    """Whether the offsets of the group say how far the broker itself has come."""
+    return group in BROKER_GROUPS
 
 
 def validate_topic(topic: str | None) -> str | None:

@@ -20,6 +20,7 @@ from typing import Any, Final, Protocol
 import trio
 
 from fastmq._store import ST_OK, ST_PROPERTIES_TOO_LARGE, ST_TOO_MANY_LMQ, Appended
+from fastmq.broker.delivery.intake import PutsMessages, put_stored
 from fastmq.clock import Clock
 from fastmq.errors import ProtocolError, StoreError, UsageError
 from fastmq.protocol import message as m
@@ -46,7 +47,7 @@ def without_light_queues(properties: bytes) -> bytes:
     return m.encode_properties(found)
 
 
-class DelayStore(Protocol):
+class DelayStore(PutsMessages, Protocol):
     """What delivery needs of the store."""
 
     @property
@@ -58,11 +59,6 @@ class DelayStore(Protocol):
     def queue_entries(self, topic: str, queue_id: int, offset: int, count: int) -> list[tuple[int, int, int]]: ...
     def read_record(self, log_offset: int) -> bytes | None: ...
     def watch(self, topic: str, queue_id: int, on: bool = True) -> int: ...
-    def put(
-        self, topic: str, queue_id: int, body: bytes | memoryview, properties: bytes, *, flag: int = 0,
-        sys_flag: int = 0, born_timestamp_ms: int = 0, born_host: tuple[str, int] = ("127.0.0.1", 0),
-        reconsume_times: int = 0, prepared_offset: int = 0, tags_code: int | None = None,
-    ) -> Appended: ...  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -177,13 +173,14 @@ class DelayDelivery:
         properties = message.property_map
         topic = properties.get(m.PROPERTY_REAL_TOPIC)
         queue_id = parse_int32(properties.get(m.PROPERTY_REAL_QUEUE_ID))
-        if topic is None or queue_id is None or queue_id < 0 or topic in (names.TRANS_HALF_TOPIC, names.SCHEDULE_TOPIC):
+        if topic is None or queue_id is None or queue_id < 0 or topic in names.WAITING_TOPICS:
             log.error("delay level %d, offset %d: no real topic and queue to go to, passed over", level, offset)
             return True
         try:
-            appended = self._put(topic, queue_id, message, message.properties)
+            appended = put_stored(self._store, message, topic, queue_id, message.properties)
             if appended.status in NO_LIGHT_QUEUES:
-                appended = self._put(topic, queue_id, message, without_light_queues(message.properties))
+                plain = without_light_queues(message.properties)
+                appended = put_stored(self._store, message, topic, queue_id, plain)
         except UsageError as error:
             log.error("delay level %d, offset %d: passed over: %s", level, offset, error)
             return True
@@ -195,19 +192,6 @@ class DelayDelivery:
         self._stuck.discard(level)
         self._on_delivered(topic, queue_id, appended)
         return True
-
-    def _put(self, topic: str, queue_id: int, message: m.StoredMessage, properties: bytes) -> Appended:
-        return self._store.put(
-            topic,
-            queue_id,
-            message.body,
-            properties,
-            flag=message.flag,
-            sys_flag=message.sys_flag & ~(m.BORN_HOST_V6_FLAG | m.STORE_HOST_V6_FLAG),
-            born_timestamp_ms=message.born_timestamp,
-            born_host=message.born_host,
-            reconsume_times=message.reconsume_times,
-        )
 
     def _advance(self, level: int, offset: int) -> None:
         self._offsets[level] = offset

@@ -7,7 +7,7 @@ through `store_message`; only the delivery of delayed messages itself does not, 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from fastmq.broker.delivery.timer_rules import TIMER_PROPERTIES, is_timer, requested_time, slot_time
 from fastmq.errors import RequestError
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from fastmq._store import Appended
     from fastmq.broker.app import Broker
 
+HOST_FLAGS: Final = m.BORN_HOST_V6_FLAG | m.STORE_HOST_V6_FLAG
+"""What sysFlag says about the form of addresses: the store sets these."""
+
 
 class PutsMessages(Protocol):
     """What it takes to store a message."""
@@ -27,7 +30,7 @@ class PutsMessages(Protocol):
     def put(
         self, topic: str, queue_id: int, body: bytes | memoryview, properties: bytes, *, flag: int = 0,
         sys_flag: int = 0, born_timestamp_ms: int = 0, born_host: tuple[str, int] = ("127.0.0.1", 0),
-        reconsume_times: int = 0, prepared_offset: int = 0, tags_code: int | None = None,
+        reconsume_times: int = 0, prepared_offset: int = 0, tags_code: int | None = None, internal: bool = False,
     ) -> Appended: ...  # fmt: skip
 
 
@@ -46,6 +49,23 @@ class OutgoingMessage:
     reconsume_times: int = 0
     prepared_offset: int = 0  # log offset of the half message that this one was in a transaction
     timer_due_ms: int | None = None  # when it is due, if it waits for a time
+    internal: bool = False  # of the broker, or accepted before: maxMessageSize does not count
+
+    @classmethod
+    def of(cls, stored: m.StoredMessage, topic: str, queue_id: int, properties: dict[str, str]) -> Self:
+        """A stored message on its way to another topic, whatever maxMessageSize has become since it was accepted."""
+        return cls(
+            topic=topic,
+            queue_id=queue_id,
+            body=stored.body,
+            properties=properties,
+            flag=stored.flag,
+            sys_flag=stored.sys_flag & ~HOST_FLAGS,
+            born_timestamp_ms=stored.born_timestamp,
+            born_host=stored.born_host,
+            reconsume_times=stored.reconsume_times,
+            internal=True,
+        )
 
     @property
     def delay_level(self) -> int:
@@ -97,6 +117,29 @@ def put_as_is(store: PutsMessages, message: OutgoingMessage) -> Appended:
         born_host=message.born_host,
         reconsume_times=message.reconsume_times,
         prepared_offset=message.prepared_offset,
+        internal=message.internal,
+    )
+
+
+def put_stored(
+    store: PutsMessages, stored: m.StoredMessage, topic: str, queue_id: int, properties: bytes, *, tries: int = 0,
+    born_host: tuple[str, int] | None = None,
+) -> Appended:  # fmt: skip
+    """Store a message of the store once more elsewhere, as it is but for its properties; `tries` more reconsume times.
+
+    What was accepted once is not refused for its size now. UsageError if there can be no such topic or queue.
+    """
+    return store.put(
+        topic,
+        queue_id,
+        stored.body,
+        properties,
+        flag=stored.flag,
+        sys_flag=stored.sys_flag & ~HOST_FLAGS,
+        born_timestamp_ms=stored.born_timestamp,
+        born_host=stored.born_host if born_host is None else born_host,
+        reconsume_times=stored.reconsume_times + tries,
+        internal=True,
     )
 
 

@@ -144,6 +144,7 @@ class PopService:
             },
             born_timestamp_ms=broker.clock.wall_ms(),
             born_host=broker.store_host,
+            internal=True,
         )
         appended = store_message(broker, message)
         if appended.status == st.ST_OK:

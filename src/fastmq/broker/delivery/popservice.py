@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from fastmq import _store as st
+from fastmq.broker.delivery.intake import put_stored
 from fastmq.broker.delivery.longpoll import Watch
 from fastmq.broker.delivery.pop import RETRY_QUEUES
 from fastmq.broker.delivery.popck import ACK_TAG, BATCH_ACK_TAG, CK_TAG, Ack, CheckPoint, normal_topic
@@ -216,17 +217,9 @@ class PopRevive:
         text = m.encode_properties(properties)
         try:
             # not through the hook for delays: the message had its delay
-            appended = store.put(
-                topic,
-                0,
-                original.body,
-                text if len(text) <= MAX_PROPERTIES_BYTES else original.properties,
-                flag=original.flag,
-                sys_flag=original.sys_flag & ~(m.BORN_HOST_V6_FLAG | m.STORE_HOST_V6_FLAG),
-                born_timestamp_ms=original.born_timestamp,
-                born_host=broker.store_host,
-                reconsume_times=original.reconsume_times + 1,
-            )
+            if len(text) > MAX_PROPERTIES_BYTES:
+                text = original.properties
+            appended = put_stored(store, original, topic, 0, text, tries=1, born_host=broker.store_host)
         except (UsageError, ValueError) as error:
             log.error("%s, queue %d, offset %d: %s", checkpoint.topic, checkpoint.queue_id, offset, error)
             return False

@@ -30,6 +30,7 @@ from fastmq._store import (
     java_hash,
 )
 from fastmq.broker.delivery.delay import CLOCK_CHECK_MS, NO_LIGHT_QUEUES, RETRY_MS, Due, without_light_queues
+from fastmq.broker.delivery.intake import PutsMessages, put_stored
 from fastmq.broker.delivery.timer_files import Bound, TimerFiles, TimerSnapshot
 from fastmq.broker.delivery.timer_rules import delete_key, first_look, roll_window
 from fastmq.broker.delivery.timer_slots import OpenSlot, Recall, TimerMessage, properties_after_wait
@@ -55,21 +56,15 @@ RATE_STEP_S: Final = 10.0
 RATE_STEPS: Final = 7
 AHEAD_MS: Final = 2000  # slots are loaded so long before they begin
 _ILLEGAL: Final = (ST_BODY_TOO_LARGE, ST_PROPERTIES_TOO_LARGE, ST_TOPIC_TOO_LONG, ST_RECORD_TOO_LARGE)
-_NO_TARGETS: Final = (names.TRANS_HALF_TOPIC, names.SCHEDULE_TOPIC, names.TIMER_TOPIC)
 
 
-class TimerStore(Protocol):
+class TimerStore(PutsMessages, Protocol):
     """What delivery needs of the store."""
 
     def queue_offsets(self, topic: str, queue_id: int) -> tuple[int, int] | None: ...
     def queue_entries(self, topic: str, queue_id: int, offset: int, count: int) -> list[tuple[int, int, int]]: ...
     def read_record(self, log_offset: int) -> bytes | None: ...
     def watch(self, topic: str, queue_id: int, on: bool = True) -> int: ...
-    def put(
-        self, topic: str, queue_id: int, body: bytes | memoryview, properties: bytes, *, flag: int = 0,
-        sys_flag: int = 0, born_timestamp_ms: int = 0, born_host: tuple[str, int] = ("127.0.0.1", 0),
-        reconsume_times: int = 0, prepared_offset: int = 0, tags_code: int | None = None,
-    ) -> Appended: ...  # fmt: skip
 
 
 class TimerDelivery:
@@ -430,7 +425,7 @@ class TimerDelivery:
             return True  # the recall was counted already
         target: str | None = names.TIMER_TOPIC if rolls else topic
         queue_id = 0 if rolls else parse_int32(properties.get(m.PROPERTY_REAL_QUEUE_ID))
-        if queue_id is None or queue_id < 0 or (not rolls and target in _NO_TARGETS):
+        if queue_id is None or queue_id < 0 or (not rolls and target in names.WAITING_TOPICS):
             log.error("timer log %d: no real topic and queue to go to, passed over", position)
             self.files.metrics.add(topic, -1)
             return True
@@ -461,17 +456,7 @@ class TimerDelivery:
     def _put(self, topic: str, queue_id: int, message: m.StoredMessage, properties: bytes) -> Appended | None:
         """Store a copy of a message. None: there can be no such topic or queue."""
         try:
-            return self._store.put(
-                topic,
-                queue_id,
-                message.body,
-                properties,
-                flag=message.flag,
-                sys_flag=message.sys_flag & ~(m.BORN_HOST_V6_FLAG | m.STORE_HOST_V6_FLAG),
-                born_timestamp_ms=message.born_timestamp,
-                born_host=message.born_host,
-                reconsume_times=message.reconsume_times,
-            )
+            return put_stored(self._store, message, topic, queue_id, properties)
         except UsageError as error:
             log.error("%s, queue %d: %s", topic, queue_id, error)
             return None

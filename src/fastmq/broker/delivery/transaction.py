@@ -28,8 +28,6 @@ HALF_QUEUE: Final = 0
 OP_PROPERTIES: Final = b"WAIT\x01true\x02TAGS\x01d\x02"
 OP_TAG: Final = "d"
 
-_HOST_FLAGS: Final = m.BORN_HOST_V6_FLAG | m.STORE_HOST_V6_FLAG
-
 Identity = tuple[str, str, int]
 """UNIQ_KEY, producer group, born time: alike in all records of one transaction, of which each check makes one more.
 
@@ -193,18 +191,7 @@ class HalfMessage:
         return self.message.queue_id if self.message.topic == HALF_TOPIC else HALF_QUEUE
 
     def _outgoing(self, topic: str, queue_id: int, properties: dict[str, str]) -> OutgoingMessage:
-        message = self.message
-        return OutgoingMessage(
-            topic=topic,
-            queue_id=queue_id,
-            body=message.body,
-            properties=properties,
-            flag=message.flag,
-            sys_flag=message.sys_flag & ~_HOST_FLAGS,
-            born_timestamp_ms=message.born_timestamp,
-            born_host=message.born_host,
-            reconsume_times=message.reconsume_times,
-        )
+        return OutgoingMessage.of(self.message, topic, queue_id, properties)
 
     # --- asking the producer -----------------------------------------------------------------------------------------
 

@@ -212,6 +212,7 @@ class HalfQueue:
             OP_PROPERTIES,
             born_timestamp_ms=self._wall_ms(),
             born_host=self._store_host,
+            internal=True,
         )
         if appended.status != st.ST_OK:
             return False

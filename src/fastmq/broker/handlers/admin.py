@@ -20,6 +20,7 @@ from fastmq import limits
 from fastmq.errors import RequestError, UsageError
 from fastmq.net.server import Reply
 from fastmq.properties import escape_value, parse_properties
+from fastmq.protocol import names
 from fastmq.protocol.bodies import (
     DataVersion,
     HaRuntimeInfo,
@@ -72,6 +73,12 @@ START_ONLY: Final[frozenset[str]] = frozenset(
     maxLmqConsumeQueueNum reviveQueueNum
     """.split()  # noqa: SIM905
 )
+
+
+def refuse_broker_group(group: str) -> None:
+    """RequestError(16) for a group whose offsets say how far the broker itself has come: moving them loses messages."""
+    if names.is_broker_group(group):
+        raise RequestError(ResponseCode.NO_PERMISSION, f"the group {group} belongs to the broker itself")
 
 
 def require_local(broker: Broker, peer: Peer, what: str) -> None:

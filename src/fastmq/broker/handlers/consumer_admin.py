@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from fastmq.broker.handlers.admin import refuse_broker_group
 from fastmq.net.server import Reply
 from fastmq.protocol import names
 from fastmq.protocol.bodies import (
@@ -308,6 +309,7 @@ def query_correction_offset(broker: Broker, peer: Peer, request: Command) -> Rep
 async def clone_group_offset(broker: Broker, peer: Peer, request: Command) -> Reply:
     """CLONE_GROUP_OFFSET (314): a group begins where another one is, on one topic or on all but its retry topic."""
     header = CloneGroupOffsetRequest.decode(request.ext)
+    refuse_broker_group(header.dest_group)
     topics = [header.topic] if header.topic else sorted(broker.offsets.topics_of_group(header.src_group))
     for topic in topics:
         if topic not in broker.topics or names.is_retry_topic(topic):

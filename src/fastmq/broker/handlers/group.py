@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from fastmq.broker.delivery.retry_policy import problem_of
-from fastmq.broker.handlers.admin import require_local
+from fastmq.broker.handlers.admin import refuse_broker_group, require_local
 from fastmq.broker.handlers.topic import page_of
 from fastmq.broker.state.broadcast import broadcast_group
 from fastmq.errors import RequestError
@@ -72,6 +72,7 @@ def _put(broker: Broker, peer: Peer, groups: list[SubscriptionGroupConfig]) -> N
 async def delete_group(broker: Broker, peer: Peer, request: Command) -> Reply:
     """DELETE_SUBSCRIPTIONGROUP (207); its offsets only if the tool says so."""
     header = DeleteSubscriptionGroupRequest.decode(request.ext)
+    refuse_broker_group(header.group_name)
     broker.groups.delete(header.group_name)
     if header.clean_offset:
         broker.offsets.delete_group(header.group_name)

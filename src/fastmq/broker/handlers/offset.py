@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from fastmq.broker.handlers.admin import refuse_broker_group
 from fastmq.broker.state.offsets import NOT_COMMITTED
 from fastmq.net.server import Reply
 from fastmq.protocol.codes import RequestCode, ResponseCode
@@ -64,6 +65,7 @@ def update_consumer_offset(broker: Broker, peer: Peer, request: Command) -> Repl
     """UPDATE_CONSUMER_OFFSET (15). A lower offset is accepted; while a reset waits for the queue nothing is stored."""
     header = UpdateConsumerOffsetRequest.decode(request.ext)
     group, topic, queue_id, offset = header.consumer_group, header.topic, header.queue_id, header.commit_offset
+    refuse_broker_group(group)
     if group not in broker.groups:
         return Reply(ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST, f"Group {group} not exist!")
     if topic not in broker.topics:

@@ -16,6 +16,7 @@ from fastmq.broker.delivery.pop import RETRY_QUEUES
 from fastmq.broker.delivery.popck import ORDER_REVIVE_QUEUE, CheckPoint, Receipt, retry_flag
 from fastmq.broker.delivery.popwait import ANY_QUEUE, HeldPop, Hold, wait_deadline
 from fastmq.broker.filter.matching import MessageFilter, read_matching
+from fastmq.broker.handlers.admin import refuse_broker_group
 from fastmq.broker.handlers.send import FAQ
 from fastmq.broker.light import read_records
 from fastmq.broker.state.order_info import order_counts
@@ -202,6 +203,7 @@ def check_pop(broker: Broker, peer: Peer, header: PopMessageRequest) -> MessageF
             f"queueId[{header.queue_id}] is illegal, topic:[{topic_name}] "
             f"topicConfig.readQueueNums:[{topic.read_queue_nums}] consumer:[/{peer.address}]",
         )
+    refuse_broker_group(group_name)
     group = broker.groups.find_or_create(group_name)
     if group is None:
         raise RequestError(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from fastmq import _store as st
 from fastmq.broker.delivery.longpoll import HeldPull
 from fastmq.broker.filter.matching import MessageFilter, read_matching
+from fastmq.broker.handlers.admin import refuse_broker_group
 from fastmq.broker.handlers.send import FAQ
 from fastmq.broker.light import read_records
 from fastmq.broker.state.broadcast import broadcast_group
@@ -237,6 +238,7 @@ def _check(
         raise _Forbidden(f"the broker[{config.broker_ip1}] pulling message is forbidden", _BROKER_FORBIDS)
     if request.code == RequestCode.LITE_PULL_MESSAGE and not config.lite_pull_message_enable:
         raise _Forbidden(f"the broker[{config.broker_ip1}] for lite pull consumer is forbidden", _BROKER_FORBIDS)
+    refuse_broker_group(group_name)
     group = broker.groups.find_or_create(group_name)
     if group is None:
         raise RequestError(

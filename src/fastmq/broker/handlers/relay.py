@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from fastmq import limits
+from fastmq.broker.handlers.admin import refuse_broker_group
 from fastmq.broker.handlers.consumer_admin import language_name
 from fastmq.broker.handlers.pull import release_pulls
 from fastmq.errors import ProtocolError, RequestError
@@ -48,6 +49,7 @@ VERSION_3_1_8: Final = 62  # clients before it know neither running info nor tri
 async def reset_offset(broker: Broker, peer: Peer, request: Command) -> Reply:
     """INVOKE_BROKER_TO_RESET_OFFSET (222): in the broker's own table, or by telling the group's clients."""
     header = ResetOffsetRequest.decode(request.ext)
+    refuse_broker_group(header.group)
     topic = broker.topics.get(header.topic)
     if broker.config.use_server_side_reset_offset:
         return await _reset_in_broker(broker, header, topic)

@@ -31,10 +31,6 @@ log = logging.getLogger("fastmq.broker.retry")
 FIRST_RETRY_LEVEL: Final = 3
 """Delay level of the first retry when the consumer names none: 10 s."""
 
-_HIDDEN_TOPICS: Final = frozenset(
-    {names.SCHEDULE_TOPIC, names.TIMER_TOPIC, names.TRANS_HALF_TOPIC, names.TRANS_OP_HALF_TOPIC}
-)
-
 STATUS_NAMES: Final = {
     st.ST_BODY_TOO_LARGE: "MESSAGE_ILLEGAL",
     st.ST_PROPERTIES_TOO_LARGE: "PROPERTIES_SIZE_EXCEEDED",
@@ -83,17 +79,8 @@ def consumer_send_msg_back(broker: Broker, peer: Peer, request: Command) -> Repl
     max_times = group.retry_max_times
     if header.max_reconsume_times is not None and request.version >= HONOURS_MAX_RECONSUME_VERSION:
         max_times = header.max_reconsume_times
-    message = OutgoingMessage(
-        topic=name,
-        queue_id=broker.random.randrange(group.retry_queue_nums),
-        body=original.body,
-        properties=properties,
-        flag=original.flag,
-        sys_flag=original.sys_flag & ~(m.BORN_HOST_V6_FLAG | m.STORE_HOST_V6_FLAG),
-        born_timestamp_ms=original.born_timestamp,
-        born_host=original.born_host,
-        reconsume_times=original.reconsume_times + 1,
-    )
+    message = OutgoingMessage.of(original, name, broker.random.randrange(group.retry_queue_nums), properties)
+    message.reconsume_times += 1
     given_up = original.reconsume_times >= max_times or header.delay_level < 0
     if given_up:
         message.topic = names.dlq_topic(header.group)
@@ -122,7 +109,7 @@ def consumer_send_msg_back(broker: Broker, peer: Peer, request: Command) -> Repl
 
 def _is_hidden(topic: str) -> bool:
     """Whether what lies in a topic is the broker's own affair: a copy would be seen too early, or be nonsense."""
-    return topic in _HIDDEN_TOPICS or topic.startswith(names.REVIVE_TOPIC_PREFIX)
+    return topic in names.WAITING_TOPICS or topic.startswith(names.REVIVE_TOPIC_PREFIX)
 
 
 HANDLERS: dict[int, Handler] = {

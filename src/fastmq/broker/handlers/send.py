@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from fastmq import _store as st
-from fastmq.broker.delivery.intake import OutgoingMessage, put_as_is, schedule, store_message
+from fastmq.broker.delivery.intake import HOST_FLAGS, OutgoingMessage, put_as_is, schedule, store_message
 from fastmq.broker.delivery.timer_rules import TIMER_PROPERTIES, is_timer
 from fastmq.broker.delivery.transaction import to_half
 from fastmq.broker.state.topics import describe_topic, is_batch_queue, is_compaction
@@ -50,7 +50,6 @@ DLQ_QUEUES: Final = 1
 PUSH_REPLY_TIMEOUT_S: Final = 10.0
 
 _BATCH_FLAGS: Final = m.NEED_UNWRAP_FLAG | m.INNER_BATCH_FLAG
-_HOST_FLAGS: Final = m.BORN_HOST_V6_FLAG | m.STORE_HOST_V6_FLAG
 
 
 SEND_CODES: Final = frozenset({RequestCode.SEND_MESSAGE, RequestCode.SEND_MESSAGE_V2, RequestCode.SEND_BATCH_MESSAGE})
@@ -264,7 +263,7 @@ def _store_single(
         body=request.body,
         properties=_read_properties(broker, header),
         flag=header.flag,
-        sys_flag=header.sys_flag & ~_HOST_FLAGS,
+        sys_flag=header.sys_flag & ~HOST_FLAGS,
         born_timestamp_ms=header.born_timestamp,
         born_host=born_host(peer),
         reconsume_times=header.reconsume_times or 0,
@@ -319,7 +318,7 @@ def _store_batch(
         header.topic,
         queue_id,
         request.body,
-        sys_flag=header.sys_flag & ~_HOST_FLAGS,
+        sys_flag=header.sys_flag & ~HOST_FLAGS,
         born_timestamp_ms=header.born_timestamp,
         born_host=born_host(peer),
     )
@@ -411,7 +410,7 @@ async def _push_reply(
         body=request.body,
         properties=properties,
         flag=header.flag,
-        sys_flag=header.sys_flag & ~_HOST_FLAGS,
+        sys_flag=header.sys_flag & ~HOST_FLAGS,
         born_timestamp_ms=header.born_timestamp,
         born_host=born_host(peer),
         reconsume_times=header.reconsume_times or 0,

@@ -12,6 +12,7 @@ from fastmq.broker.handlers.send import born_host
 from fastmq.errors import RequestError
 from fastmq.net.server import Reply
 from fastmq.protocol import message as m
+from fastmq.protocol import names
 from fastmq.protocol.bodies import PERM_WRITE, DataVersion, dumps
 from fastmq.protocol.codes import RequestCode, ResponseCode
 from fastmq.protocol.command import Command
@@ -59,6 +60,9 @@ def _check(broker: Broker, header: RecallMessageRequest) -> RecallHandle:
     writeable = config.broker_permission & PERM_WRITE or config.allow_recall_when_broker_not_writeable
     if broker.draining or now_ms < config.start_accept_send_request_time_stamp or not writeable:
         raise RequestError(ResponseCode.SERVICE_NOT_AVAILABLE, "recall failed, broker service not available")
+    if names.is_not_allowed_send_topic(header.topic):
+        # a checkpoint of a pop is a timer message, too: taking it back would lose what was popped
+        raise RequestError(ResponseCode.NO_PERMISSION, f"recall failed, the topic[{header.topic}] is the broker's own")
     if header.topic not in broker.topics:
         raise RequestError(ResponseCode.TOPIC_NOT_EXIST, f"recall failed, the topic[{header.topic}] not exist")
     try:
@@ -93,6 +97,7 @@ def _take_back(broker: Broker, peer: Peer, header: RecallMessageRequest, handle:
         properties=properties,
         born_timestamp_ms=now_ms,
         born_host=born_host(peer),
+        internal=True,
     )
 
 
