@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import anyio.to_thread
 import pytest
 
 import fastmq
+import fastmq.sync
 from client.faces import PATIENCE, Face, until
 from support.servers import FastmqServer, Server
 from support.waiting import wait_until
@@ -284,6 +287,34 @@ while not got:
 print("ready", flush=True)
 """
 
+FORK_SCRIPT = """
+import sys
+sys.path.insert(0, {source!r})
+import os, warnings
+import fastmq
+from fastmq.sync import Consumer, Producer
+warnings.simplefilter("ignore")  # that a process with threads forks is the point
+with Producer({namesrv!r}) as first:
+    first.send("t", "before")
+with Producer({namesrv!r}) as producer, Consumer({namesrv!r}, "g", "t", start_from="first") as consumer:
+    child = os.fork()
+    if not child:
+        for call in (lambda: producer.send("t", "x"), lambda: next(consumer), producer.open):
+            try:
+                call()
+            except fastmq.ClientClosed as error:
+                assert "fork" in str(error)
+            else:
+                os._exit(1)
+        with Producer({namesrv!r}) as own:
+            own.send("t", "child")
+        os._exit(7)
+    _, status = os.waitpid(child, 0)
+    producer.send("t", "after")
+    texts = sorted(next(consumer).text for _ in range(3))
+print(os.waitstatus_to_exitcode(status), *texts)
+"""
+
 INTERRUPT_SCRIPT = """
 import sys
 sys.path.insert(0, {source!r})
@@ -322,6 +353,61 @@ def test_the_interpreter_exits_with_open_clients(own_server: Server) -> None:
 
     with Admin(own_server.namesrv) as admin:
         assert sum(one.lag for one in admin.progress("g", "t").values()) == 0, "the offsets are stored"
+
+
+def test_a_fork_leaves_the_parent_alone_and_the_child_without_clients(own_server: Server) -> None:
+    script = FORK_SCRIPT.format(source=SOURCE, namesrv=own_server.namesrv)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "7 after before child", "")
+
+
+def test_threads_share_clients(own_server: Server) -> None:
+    """Eight threads send through one producer, four take from one pop consumer, and admins come and go."""
+    count = 8 * 50
+    seen: set[str] = set()
+    failures: list[BaseException] = []
+
+    def noting(call: Callable[[], None]) -> threading.Thread:
+        def run() -> None:
+            try:
+                call()
+            except BaseException as error:
+                failures.append(error)
+
+        return threading.Thread(target=run)
+
+    with (
+        fastmq.sync.Producer(own_server.namesrv) as producer,
+        fastmq.sync.PopConsumer(own_server.namesrv, "g", "t", start_from="first") as consumer,
+    ):
+
+        def send(first: int) -> None:
+            receipts = [producer.send_async(fastmq.Message("t", str(first + number))) for number in range(25)]
+            for number in range(25, 50):
+                producer.send("t", str(first + number))
+            for receipt in receipts:
+                receipt.result(PATIENCE)
+
+        def take() -> None:
+            deadline = time.monotonic() + PATIENCE
+            while len(seen) < count and time.monotonic() < deadline:
+                messages = consumer.receive(wait=0.5)
+                seen.update(message.text for message in messages)
+                consumer.ack(messages)
+
+        def look() -> None:
+            for _ in range(5):
+                with fastmq.sync.Admin(own_server.namesrv) as admin:
+                    admin.brokers()
+
+        threads = [noting(functools.partial(send, number * 50)) for number in range(8)]
+        threads += [noting(take) for _ in range(4)] + [noting(look) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(2 * PATIENCE)
+    assert failures == []
+    assert seen == {str(number) for number in range(count)}
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])

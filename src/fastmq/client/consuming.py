@@ -27,7 +27,7 @@ from fastmq.client.errors import (
     SubscriptionError,
     TopicNotFound,
 )
-from fastmq.client.member import SessionUser
+from fastmq.client.member import SessionUser, choice
 from fastmq.client.messages import ReceivedMessage, decode_page
 from fastmq.client.offsets import LocalOffsets, Offsets, RemoteOffsets
 from fastmq.client.rebalance import Strategy, averagely
@@ -95,7 +95,7 @@ class QueueConsumer(SessionUser):
             raise UsageError(wrong)
         self.group = group
         self.broadcasting = broadcasting
-        self._start_from = StartFrom.TIME if start_time is not None else StartFrom(start_from)
+        self._start_from = StartFrom.TIME if start_time is not None else choice(StartFrom, start_from, "start_from")
         if self._start_from is StartFrom.TIME and start_time is None:
             raise UsageError("start_from='time' needs start_time")
         self._start_ms = 0 if start_time is None else to_ms(start_time)
@@ -151,7 +151,8 @@ class QueueConsumer(SessionUser):
             try:
                 await self.session.route(topic)
             except TopicNotFound:
-                log.debug("topic %s does not exist yet", topic)
+                if not names.is_retry_topic(topic):  # that one is made by and by
+                    log.warning("%s consumes topic %s, which does not exist yet", self.group, topic)
 
     async def _check_filters(self) -> None:
         """Let a broker judge the filters that only it can read. Raises SubscriptionError for a wrong one."""

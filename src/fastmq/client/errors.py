@@ -149,7 +149,7 @@ class SendFailed(ClientError):
     """All tries of a send failed. `attempts`: what each of them raised, the last one is also the cause."""
 
     def __init__(self, topic: str, attempts: Sequence[ClientError]) -> None:
-        tries = "; ".join(str(attempt) for attempt in attempts)
+        tries = "; ".join(dict.fromkeys(str(attempt) for attempt in attempts))
         super().__init__(f"sending to {topic} failed {len(attempts)} times: {tries}")
         self.attempts = tuple(attempts)
         self.retryable = bool(attempts) and attempts[-1].retryable

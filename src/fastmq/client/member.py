@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import anyio
 
 from fastmq.client.errors import ClientClosed
 from fastmq.client.session import Session, SessionOptions
 from fastmq.errors import UsageError
+
+E = TypeVar("E", bound=StrEnum)
+
+
+def choice(kind: type[E], value: E | str, what: str) -> E:
+    """A member of an enumeration by its value. Raises UsageError that names them all."""
+    try:
+        return kind(value)
+    except ValueError:
+        members = ", ".join(repr(one.value) for one in kind)
+        raise UsageError(f"{what} is one of {members}, not {value!r}") from None
 
 
 class SessionUser:
@@ -27,6 +39,11 @@ class SessionUser:
             self._owns_session = True
         self._opened = False
         self._closed = False
+
+    def __repr__(self) -> str:
+        state = "open" if self._opened else "closed" if self._closed else "not open"
+        group = f" of group {self.group}" if hasattr(self, "group") else ""
+        return f"<{type(self).__name__}{group}, {state}>"
 
     @property
     def session(self) -> Session:

@@ -7,7 +7,7 @@ import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import IntEnum
 from typing import Final, NamedTuple
 
@@ -21,6 +21,7 @@ from fastmq.protocol.codes import ResponseCode
 # size, magic, crc, queue id, flag, queue offset, log offset, sys flag, born time, born host, store time, store host,
 # reconsume times, prepared offset, body length: a record whose hosts are IPv4
 _RECORD = struct.Struct(">IIIiiqqiq8sq8siqi")
+_FOREVER_SECONDS: Final = 1e12
 _WIDE: Final = m.BORN_HOST_V6_FLAG | m.STORE_HOST_V6_FLAG
 
 _RESERVED: Final = frozenset(
@@ -36,9 +37,9 @@ class Message:
     """A message to send. `body` may be text, which is sent as UTF-8.
 
     `tag` is what consumers filter by, `keys` what the message can be found by. `sharding_key`: messages with the same
-    one go to the same queue, in order. At most one of `delay_level` (1 to 18), `delay` (seconds) and `deliver_at` (a
-    time zone aware datetime, or seconds since the epoch) keeps it back. `flag` is stored as it is. With `wait_stored`
-    False the broker answers before the message is flushed or replicated.
+    one go to the same queue, in order. At most one of `delay_level` (1 to 18), `delay` (seconds, or a timedelta) and
+    `deliver_at` (a time zone aware datetime, or seconds since the epoch) keeps it back. `flag` is stored as it is. With
+    `wait_stored` False the broker answers before the message is flushed or replicated.
     """
 
     topic: str
@@ -48,15 +49,24 @@ class Message:
     properties: Mapping[str, str] | None = None
     sharding_key: str | None = None
     delay_level: int = 0
-    delay: float | None = None
+    delay: float | timedelta | None = None
     deliver_at: datetime | float | None = None
     flag: int = 0
     wait_stored: bool = True
 
     def encoded_body(self) -> bytes:
-        """The bytes that are sent."""
+        """The bytes that are sent. Raises UsageError for what is neither bytes nor text."""
         body = self.body
-        return body.encode() if isinstance(body, str) else body
+        if isinstance(body, bytes):
+            return body
+        if isinstance(body, str):
+            try:
+                return body.encode()
+            except UnicodeEncodeError as error:
+                raise UsageError(f"the body cannot be sent as UTF-8: {error}") from None
+        if isinstance(body, bytearray | memoryview):
+            return bytes(body)  # it may be changed before it is sent
+        raise UsageError(f"a body is bytes or str, not {type(body).__name__}")
 
     def wire_properties(self, unique_key: str) -> dict[str, str]:
         """The properties on the wire. Raises UsageError for what cannot be one, and for contradicting delays."""
@@ -71,32 +81,44 @@ class Message:
         if self.tag:
             items[m.PROPERTY_TAGS] = self.tag
         if self.keys:
-            keys = self.keys if isinstance(self.keys, str) else m.KEY_SEPARATOR.join(self.keys)
-            items[m.PROPERTY_KEYS] = keys
+            items[m.PROPERTY_KEYS] = self.keys_text
         if self.sharding_key is not None:
             items[m.PROPERTY_SHARDING_KEY] = self.sharding_key
         if self.delay_level or self.delay is not None or self.deliver_at is not None:
             items.update(self._delay_property())
         return items
 
+    @property
+    def keys_text(self) -> str:
+        """The keys as one property holds them. Raises UsageError for keys that are no text."""
+        try:
+            return self.keys if isinstance(self.keys, str) else m.KEY_SEPARATOR.join(self.keys)
+        except TypeError:
+            raise UsageError(f"keys are str, or several of them, not {self.keys!r}") from None
+
     def _delay_property(self) -> dict[str, str]:
         given = bool(self.delay_level) + (self.delay is not None) + (self.deliver_at is not None)
         if given > 1:
             raise UsageError("a message has one of delay_level, delay and deliver_at")
         if self.delay_level:
-            if self.delay_level < 0:
-                raise UsageError(f"delay level {self.delay_level} is below 0")
+            if not isinstance(self.delay_level, int) or self.delay_level < 0:
+                raise UsageError(f"a delay level is a number from 1 to 18, not {self.delay_level!r}")
             return {m.PROPERTY_DELAY_TIME_LEVEL: str(self.delay_level)}
-        if self.delay is not None:
-            if self.delay < 0:
-                raise UsageError(f"a delay of {self.delay} s is in the past")
-            return {m.PROPERTY_TIMER_DELAY_MS: str(round(self.delay * 1000))}
+        delay = self.delay
+        if delay is not None:
+            seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
+            if not isinstance(seconds, int | float):
+                raise UsageError(f"a delay is seconds or a timedelta, not {delay!r}")
+            if not 0 <= seconds < _FOREVER_SECONDS:
+                raise UsageError(f"a delay of {seconds} s is in the past, or never over")
+            return {m.PROPERTY_TIMER_DELAY_MS: str(round(seconds * 1000))}
         at = self.deliver_at
         if isinstance(at, datetime):
             if at.tzinfo is None:
                 raise UsageError("deliver_at needs a time zone")
             at = at.timestamp()
-        assert at is not None
+        if not isinstance(at, int | float) or not 0 <= at < _FOREVER_SECONDS:
+            raise UsageError(f"deliver_at is a datetime or seconds since the epoch, not {at!r}")
         return {m.PROPERTY_TIMER_DELIVER_MS: str(round(at * 1000))}
 
     @property

@@ -31,3 +31,25 @@ class ConsumerOptions(SessionOptions, total=False):
     persist_seconds: float
     rebalance_seconds: float
     offset_folder: Path | str | None
+
+
+class PushOptions(ConsumerOptions, total=False):
+    """What PushConsumer takes by name, beside ConsumerOptions; it says what they do."""
+
+    orderly: bool
+    workers: int
+    batch: int
+    max_retries: int | None
+    consume_seconds: float
+    drain_seconds: float
+    orderly_pause_seconds: float
+    trace: bool | str
+    telemetry: bool
+
+
+class PopOptions(SessionOptions, total=False):
+    """What PopConsumer takes by name, beside SessionOptions; it says what they do."""
+
+    invisible_seconds: float
+    orderly: bool
+    start_from: StartFrom | str

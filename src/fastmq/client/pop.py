@@ -22,7 +22,7 @@ import anyio
 
 from fastmq.client.background import Tasks
 from fastmq.client.errors import BrokerError, ClientClosed, ClientError, NotSupported, TopicNotFound
-from fastmq.client.member import SessionUser
+from fastmq.client.member import SessionUser, choice
 from fastmq.client.messages import ReceivedMessage, decode_page
 from fastmq.client.session import Session, SessionOptions, command
 from fastmq.client.subscriptions import StartFrom, Topics, read_topics, subscription, takes
@@ -81,7 +81,7 @@ class PopConsumer(SessionUser):
             raise UsageError("a topic is needed")
         self._invisible_ms = round(invisible_seconds * 1000)
         self._orderly = orderly
-        self._start_from = StartFrom(start_from)
+        self._start_from = choice(StartFrom, start_from, "start_from")
         if self._start_from is StartFrom.TIME:
             raise UsageError("a pop consumer starts from the first message or the last")
         self._wire_group = group
@@ -107,7 +107,7 @@ class PopConsumer(SessionUser):
             try:
                 await session.route(topic)
             except TopicNotFound:
-                log.debug("topic %s does not exist yet", topic)
+                log.warning("%s consumes topic %s, which does not exist yet", self.group, topic)
         await session.heartbeat_now()
 
     async def _close(self) -> None:

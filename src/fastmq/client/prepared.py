@@ -69,6 +69,8 @@ class Preparer:
         prepared = Prepared()
         prepared.message = message
         prepared.topic = self._topic(message.topic)
+        if queue is not None and queue.topic != message.topic:
+            raise UsageError(f"{queue} is no queue of topic {message.topic}")
         now_ms = self._session.clock.wall_ms()
         prepared.message_id = unique_key = self._session.unique_keys.next(now_ms)
         properties = message.wire_properties(unique_key)
@@ -98,6 +100,8 @@ class Preparer:
         if not messages:
             raise UsageError("a batch needs a message")
         first = messages[0]
+        if queue is not None and queue.topic != first.topic:
+            raise UsageError(f"{queue} is no queue of topic {first.topic}")
         now_ms = self._session.clock.wall_ms()
         ids: list[str] = []
         span: Any = None
@@ -140,6 +144,8 @@ class Preparer:
         return prepared
 
     def _topic(self, name: str) -> str:
+        if not isinstance(name, str):
+            raise UsageError(f"a topic is a str, not {name!r}")
         topic = self._session.wrap(name)
         if topic in self._known:
             return topic
@@ -182,6 +188,9 @@ def properties_text(properties: dict[str, str]) -> str:
     try:
         text = m.encode_properties(properties)
     except (ValueError, TypeError) as error:
+        for name, value in properties.items():
+            if not isinstance(name, str) or not isinstance(value, str | None):
+                raise UsageError(f"names and values of properties are str, not {name!r}: {value!r}") from None
         raise UsageError(str(error)) from None
     if len(text) > MAX_PROPERTIES_BYTES:
         raise UsageError(f"properties of {len(text)} bytes, the limit is {MAX_PROPERTIES_BYTES}")

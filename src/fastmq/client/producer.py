@@ -42,6 +42,12 @@ class TransactionState(IntEnum):
 CheckListener = Callable[[ReceivedMessage], TransactionState | Awaitable[TransactionState]]
 
 
+class ProducerOptions(SenderOptions, total=False):
+    """What Producer takes by name, beside SenderOptions; it says what they do."""
+
+    check: CheckListener | None
+
+
 class Producer(Sender):
     """Sends messages. Use it inside `async with`; safe for any number of tasks of one event loop.
 
@@ -62,6 +68,8 @@ class Producer(Sender):
         **options: Unpack[SenderOptions],
     ) -> None:
         super().__init__(where, group, **options)
+        if check is not None and not callable(check):
+            raise UsageError(f"check is called with a message, but {check!r} cannot be called")
         self._check = check
 
     async def _open(self) -> None:
@@ -257,6 +265,10 @@ class Transaction:
         self._producer = producer
         self._timeout = timeout
         self._half: SendResult | None = None
+
+    def __repr__(self) -> str:
+        state = "not begun" if self._half is None else f"{self._half.message_id}, {self.state.name}"
+        return f"<Transaction of topic {self.message.topic}, {state}>"
 
     @property
     def half(self) -> SendResult:

@@ -110,6 +110,8 @@ class PushConsumer(QueueConsumer):
         super().__init__(where, group, topics, **options)
         if workers < 1 or batch < 1:
             raise UsageError("workers and batch are at least 1")
+        if not callable(listener):
+            raise UsageError(f"a listener is called with each message, but {listener!r} cannot be called")
         self.in_order = orderly
         self._listener = listener
         self._is_async = inspect.iscoroutinefunction(listener) or inspect.iscoroutinefunction(

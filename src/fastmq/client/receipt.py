@@ -22,6 +22,10 @@ class Receipt:
         self._event: anyio.Event | None = None
         self._callback = callback
 
+    def __repr__(self) -> str:
+        outcome = self._error or self._result
+        return f"<Receipt {'in flight' if outcome is None else repr(outcome)}>"
+
     @property
     def done(self) -> bool:
         """Whether it has ended, well or not."""

@@ -30,7 +30,7 @@ from fastmq.client.errors import (
     broker_error,
 )
 from fastmq.client.latency import Latencies
-from fastmq.client.member import SessionUser
+from fastmq.client.member import SessionUser, choice
 from fastmq.client.messages import Message, SendResult, SendStatus
 from fastmq.client.otel import Telemetry
 from fastmq.client.prepared import Prepared, Preparer, Selector
@@ -103,8 +103,9 @@ class Sender(SessionUser):
         self.group = group
         self._wire_group = self._session.wrap(group)
         self._telemetry = Telemetry(group) if telemetry else None
+        kind = choice(Compression, compression, "compression")
         self._preparer = Preparer(
-            self._session, self._wire_group, Compression(compression), compress_over, max_message_size, self._telemetry
+            self._session, self._wire_group, kind, compress_over, max_message_size, self._telemetry
         )
         self._timeout = timeout
         self._try_timeout = try_timeout
@@ -200,6 +201,8 @@ class Sender(SessionUser):
         self.session.check_open()
         if isinstance(message, str):
             message = Message(message, body, tag, keys, sharding_key=sharding_key)
+        elif not isinstance(message, Message):
+            raise UsageError(f"send takes a Message, or a topic and a body, not {type(message).__name__}")
         return await self._deliver(self._preparer.single(message, queue, selector), timeout)
 
     async def send_batch(
@@ -293,7 +296,10 @@ class Sender(SessionUser):
         message = prepared.message
         if prepared.selector is not None:
             shown = [MessageQueue(message.topic, one.broker_name, one.queue_id) for one in queues]
-            return prepared.selector(shown, message)
+            chosen = prepared.selector(shown, message)
+            if chosen not in shown:
+                raise UsageError(f"the selector chose {chosen!r}, which is none of the queues that it was given")
+            return chosen
         if message.sharding_key is not None:
             return queues[abs(m.java_hash(message.sharding_key)) % len(queues)]
         turn = self._turns[prepared.topic] = self._turns.get(prepared.topic, -1) + 1
@@ -416,7 +422,7 @@ class Sender(SessionUser):
                 topic=message.topic,
                 message_id=prepared.message_id,
                 tags=message.tag,
-                keys=message.keys if isinstance(message.keys, str) else m.KEY_SEPARATOR.join(message.keys),
+                keys=message.keys_text,
                 store_host=session.routes.address(queue.broker_name, any_other=True) or "",
                 body_length=len(prepared.body),
                 cost_ms=round((session.clock.monotonic() - begin) * 1000),

@@ -31,6 +31,7 @@ from fastmq.client.errors import (
     ClientError,
     ConnectError,
     ConnectionLost,
+    NotSupported,
     RequestTimeout,
     RouteError,
     TopicNotFound,
@@ -331,6 +332,9 @@ class Session:
         for address in self.name_servers.addresses:
             try:
                 return await self.call(address, request(), accept=accept)
+            except NotSupported as error:
+                # a broker, mostly
+                raise NotSupported(error.code, f"{error.remark} (is that a name server?)", address) from None
             except (ConnectError, ConnectionLost, RequestTimeout) as error:
                 failures.append(str(error))
                 self.name_servers.failed(address)
@@ -563,6 +567,8 @@ class Session:
 def _name_servers(given: str | Sequence[str] | None) -> tuple[list[str], str]:
     """The addresses, or where they can be asked for."""
     text = os.environ.get("NAMESRV_ADDR", "") if given is None else given
+    if not isinstance(text, str) and not (isinstance(text, Sequence) and all(isinstance(one, str) for one in text)):
+        raise UsageError(f"name servers are given as 'host:port;host:port' or as a list of these, not as {given!r}")
     addresses = [one.strip() for one in (text.split(";") if isinstance(text, str) else text) if one.strip()]
     if not addresses:
         raise UsageError("no name server is given, and NAMESRV_ADDR is not set")

@@ -11,6 +11,7 @@ any more. The connection is closed and all its waiters learn it at once instead 
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import socket
 import ssl
@@ -71,7 +72,20 @@ async def open_stream(
     except TimeoutError:
         raise ConnectError(f"{address} did not take the connection within {timeout} s") from None
     except (OSError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
-        raise ConnectError(f"{address} cannot be reached: {error}") from error
+        raise ConnectError(f"{address} cannot be reached: {_why(error)}") from error
+
+
+def _why(error: BaseException) -> str:
+    """What the system says of a connection that could not be had; anyio hides it in the cause."""
+    cause = error.__cause__
+    causes = cause.exceptions if isinstance(cause, BaseExceptionGroup) else [cause or error]
+    return "; ".join(dict.fromkeys(map(_text_of, causes)))
+
+
+def _text_of(error: BaseException) -> str:
+    number = error.errno if isinstance(error, OSError) else None
+    # asyncio puts words of its own in place of those of the system
+    return os.strerror(number) if number and number > 0 else str(getattr(error, "strerror", None) or error)
 
 
 class Waiter:

@@ -11,7 +11,7 @@ from fastmq.client import pop as apop
 from fastmq.client import pull as apull
 from fastmq.client import push as apush
 from fastmq.client.messages import ReceivedMessage
-from fastmq.client.options import ConsumerOptions
+from fastmq.client.options import ConsumerOptions, PopOptions, PushOptions
 from fastmq.client.push import Listener
 from fastmq.client.subscriptions import Filter, Topics
 from fastmq.protocol.bodies.config import (
@@ -52,14 +52,16 @@ class _Steered(Blocking[A]):
 class PushConsumer(_Steered[apush.PushConsumer]):
     """Blocking face of `fastmq.PushConsumer`: the listener, a plain function, runs in threads."""
 
-    def __init__(self, where: Where, group: str, listener: Listener, topics: Topics = (), **options: Any) -> None:
+    def __init__(
+        self, where: Where, group: str, listener: Listener, topics: Topics = (), **options: Unpack[PushOptions]
+    ) -> None:
         super().__init__(lambda: apush.PushConsumer(inner_where(where), group, listener, topics, **options))
 
 
 class PopConsumer(Blocking[apop.PopConsumer]):
     """Blocking face of `fastmq.PopConsumer`."""
 
-    def __init__(self, where: Where, group: str, topics: Topics, **options: Any) -> None:
+    def __init__(self, where: Where, group: str, topics: Topics, **options: Unpack[PopOptions]) -> None:
         super().__init__(lambda: apop.PopConsumer(inner_where(where), group, topics, **options))
 
     def receive(self, max_messages: int = apop.MAX_POP, wait: float = apop.MAX_POLL_SECONDS) -> list[ReceivedMessage]:

@@ -109,6 +109,10 @@ class Blocking(Generic[A]):
         self._context: AbstractContextManager[Any] | None = None
         self._state = threading.Lock()
 
+    def __repr__(self) -> str:
+        name = f"fastmq.sync.{type(self).__name__}"
+        return f"<{name}, not open>" if self._portal is None else f"<{name}: {self._async!r}>"
+
     def _plain(self, call: Callable[..., T], *args: Any) -> T:
         """Call something in the loop that does not wait."""
         self._check()

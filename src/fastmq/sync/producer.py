@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, Self, overload
+from typing import Any, Self, Unpack, overload
 
 from fastmq.client import producer as aproducer
 from fastmq.client.errors import ClientClosed
 from fastmq.client.messages import Message, ReceivedMessage, SendResult
-from fastmq.client.producer import DEFAULT_GROUP, Selector, TransactionState
+from fastmq.client.producer import DEFAULT_GROUP, ProducerOptions, Selector, TransactionState
 from fastmq.protocol.bodies.config import (
     MessageQueue,
 )
@@ -36,7 +36,7 @@ class Receipt:
 class Producer(Blocking[aproducer.Producer]):
     """Blocking face of `fastmq.Producer`."""
 
-    def __init__(self, where: Where = None, group: str = DEFAULT_GROUP, **options: Any) -> None:
+    def __init__(self, where: Where = None, group: str = DEFAULT_GROUP, **options: Unpack[ProducerOptions]) -> None:
         super().__init__(lambda: aproducer.Producer(inner_where(where), group, **options))
 
     @overload
