@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -486,11 +487,14 @@ def test_timers(face: Face, place: Place) -> None:
                 with pytest.raises(fastmq.NotSupported):
                     await producer.send_oneway(timer)
                 return
-            await producer.send(fastmq.Message(place.name, "at", deliver_at=begin + 3))
-            await producer.send(fastmq.Message(place.name, "in", delay=2.0))
-            await producer.send(fastmq.Message(place.name, "now"))
+            await producer.send(fastmq.Message(place.name, "at", deliver_at=begin + 4))
+            await producer.send(fastmq.Message(place.name, "in", delay=timedelta(seconds=2)))
+            taken_back = await producer.send(fastmq.Message(place.name, "taken back", delay=2.5))
+            assert await producer.recall(taken_back) == taken_back.message_id
             with pytest.raises(fastmq.BrokerError):
                 await producer.send(fastmq.Message(place.name, "never", delay=400 * 86400))
+            with pytest.raises(fastmq.UsageError, match="no recall handle"):
+                await producer.recall(await producer.send(place.name, "now"))
         async with f.Consumer(place.namesrv, place.group(), place.name, start_from="first") as consumer:
             got = await collect(consumer, 3)
         assert got[0].text == "now"

@@ -25,6 +25,7 @@ from fastmq.protocol import message as m
 from fastmq.protocol import names
 from fastmq.protocol.codes import RequestCode
 from fastmq.protocol.command import Command
+from fastmq.protocol.recall import RecallHandle
 
 __all__ = ["DEFAULT_GROUP", "CheckListener", "Producer", "Receipt", "Selector", "Transaction", "TransactionState"]
 
@@ -135,6 +136,36 @@ class Producer(Sender):
         same = [one for one in route.write_queues if one.broker_name == request.queue.broker_name]
         queue = same[0] if same else self._choose(prepared, route, ())
         return await self._try(prepared, queue, self._timeout if timeout is None else timeout)
+
+    # --- taking back -------------------------------------------------------------------------------------------------
+
+    async def recall(self, sent: SendResult | str, *, timeout: float | None = None) -> str:
+        """Take a message with `delay` or `deliver_at` back before it is delivered: by what its send gave, or by its
+        `recall_handle`. Returns its id. Raises UsageError for one that has no handle; BrokerError if it is too late or
+        the broker has this switched off, NotSupported if it is older than RocketMQ 5.3.2.
+        """
+        session = self.session
+        session.check_open()
+        text = sent if isinstance(sent, str) else sent.recall_handle
+        if not text:
+            raise UsageError(
+                "the message has no recall handle: it is none with delay or deliver_at, or the broker is old"
+            )
+        try:
+            handle = RecallHandle.decode(text)
+        except ValueError:
+            raise UsageError(f"{text!r} is no recall handle") from None
+        await session.route(handle.topic)
+        ext = {
+            "producerGroup": self._wire_group,
+            "topic": handle.topic,
+            "recallHandle": text,
+            "bname": handle.broker_name,
+        }
+        reply = await session.call_broker(
+            handle.broker_name, command(RequestCode.RECALL_MESSAGE, ext), timeout=timeout or self._try_timeout
+        )
+        return reply.ext.get("msgId", handle.unique_key)
 
     # --- transactions ------------------------------------------------------------------------------------------------
 

@@ -102,6 +102,10 @@ class Producer(Blocking[aproducer.Producer]):
         """Answer a message that was sent with `request`."""
         return self._run(self._it.reply, request, body, timeout=timeout, tag=tag)
 
+    def recall(self, sent: SendResult | str, *, timeout: float | None = None) -> str:
+        """Take a message with `delay` or `deliver_at` back before it is delivered. Returns its id."""
+        return self._run(self._it.recall, sent, timeout=timeout)
+
     def transaction(self, message: Message, *, timeout: float | None = None) -> Transaction:
         """A message that consumers see only if the block ends well."""
         return Transaction(self, message, timeout)
