@@ -7,7 +7,7 @@ SOURCES := $(wildcard src/fastmq/*.pyx src/fastmq/*.pxd src/fastmq/*.c src/fastm
 DATA ?= data
 
 .DEFAULT_GOAL := help
-.PHONY: help build debug asan serve check test test-all crash wire interop fuzz bench bench-compare bench-stalls bench-scaling instructions clean
+.PHONY: help build debug asan serve check test test-all crash wire interop fuzz bench bench-compare bench-floor bench-profile bench-stalls bench-scaling instructions clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,12 @@ bench: build ## micro-benchmarks
 
 bench-compare: build ## fastmq against a real Apache RocketMQ (JDK and Maven; 20 minutes)
 	PYTHONPATH=src $(PY) bench/compare_apache.py
+
+bench-floor: build ## fastmq against the least that a broker can do (bench/floor.c)
+	PYTHONPATH=src $(PY) bench/compare_floor.py
+
+bench-profile: build ## what the time of each load of bench-compare goes into (perf, root)
+	PYTHONPATH=src $(PY) bench/profile.py
 
 bench-stalls: build ## sends while other things go on
 	PYTHONPATH=src $(PY) bench/stalls.py

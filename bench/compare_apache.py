@@ -3,6 +3,11 @@
 PYTHONPATH=src python bench/compare_apache.py [--rounds N] [--seconds S] [NAME ...]
 
 Needs a JDK and Maven; Apache comes from its published jars, 4 GiB heap. Names: see LOADS; all by default.
+
+Both servers have the same settings, delete what is behind the last segment of their logs (SETTLED), and are warmed up:
+the JVM compiles, and each has the memory that it goes round in. Without that the logs of all rounds pile up in the page
+cache, and a virtual machine gives out memory that it has not had before ten times more slowly than other memory: such a
+run measures the host, see RESULTS.md. "new memory" says before each measure how fast that is.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ import statistics
 import subprocess
 import sys
 
-from rig import bench, environment, serving, table
+from rig import bench, environment, new_memory, serving, table
 
 LOADS = {
     "8x64": ("8 x 64, 1 KiB", ("send", "-c", "8", "-d", "64")),
@@ -27,6 +32,14 @@ LOADS = {
     "sync-100x1": ("SYNC_FLUSH, 100 x 1, 1 KiB", ("send", "-c", "100", "-d", "1")),
     "sync-8x64": ("SYNC_FLUSH, 8 x 64, 1 KiB", ("send", "-c", "8", "-d", "64")),
 }
+
+# both delete a segment once the next is begun, at most a second later
+SETTLED = {
+    "fileReservedTime": "0",
+    "deleteWhen": ";".join(f"{hour:02}" for hour in range(24)),
+    "cleanResourceInterval": "1000",
+}
+BACKLOG = ("send", "-c", 8, "-d", 64, "-t", "Backlog", "--count", 500_000, "--warm-up", 0)
 
 
 def compared(names: tuple[str, str], options: argparse.Namespace, load: tuple[str, ...]) -> list[list[str]]:
@@ -59,25 +72,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--warm-up", type=float, default=8.0, metavar="SECONDS", help="of sends to each server")
     parser.add_argument("names", nargs="*", default=list(LOADS))
     options = parser.parse_args()
     rows = []
-    for sync in (False, True):
-        wanted = [name for name in options.names if name.startswith("sync-") == sync]
+    groups: tuple[tuple[list[str], dict[str, str]], ...] = (
+        ([name for name in options.names if name != "pull" and not name.startswith("sync-")], SETTLED),
+        ([name for name in options.names if name == "pull"], {}),  # its backlog stays
+        ([name for name in options.names if name.startswith("sync-")], {**SETTLED, "flushDiskType": "SYNC_FLUSH"}),
+    )
+    for wanted, settings in groups:
         if not wanted:
             continue
-        settings = {"flushDiskType": "SYNC_FLUSH" if sync else "ASYNC_FLUSH"}
         with serving(settings) as fastmq, serving(settings, apache=True) as apache:
-            for server in (apache, fastmq):  # the JVM compiles, both have touched their memory
-                bench(server, "send", "-c", 8, "-d", 64, "-s", 8)
+            for server in (apache, fastmq):
+                bench(server, "send", "-c", 8, "-d", 64, "-s", options.warm_up)
                 if "pull" in wanted:
-                    bench(server, "send", "-c", 8, "-d", 64, "-t", "Backlog", "--count", 500_000, "--warm-up", 0)
+                    bench(server, *BACKLOG)
             for name in wanted:
                 title, load = LOADS[name]
+                speed = f"{new_memory():.2f} GB/s"
                 for row in compared((fastmq.namesrv, apache.namesrv), options, load):
-                    print(title, *row, sep="  ", file=sys.stderr)
-                    rows.append([title, *row])
-    print(table(["load", "measure", "fastmq", "Apache RocketMQ", "ratio of medians", "pairs from .. to"], rows))
+                    print(title, *row, speed, sep="  ", file=sys.stderr)
+                    rows.append([title, *row, speed])
+    head = ["load", "measure", "fastmq", "Apache RocketMQ", "ratio of medians", "pairs from .. to", "new memory"]
+    print(table(head, rows))
 
 
 if __name__ == "__main__":

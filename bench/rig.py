@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import mmap
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,8 +61,13 @@ def serving(settings: Mapping[str, str] | None = None, *, apache: bool = False) 
 
 def bench(server: Server, *arguments: object) -> dict[str, Any]:
     """One `fastmq bench` run against a server; SystemExit with its words if it failed."""
+    return bench_at(["-n", server.namesrv], *arguments)
+
+
+def bench_at(where: Sequence[str], *arguments: object) -> dict[str, Any]:
+    """The same against what `where` names. What others have written is on the disk before it begins."""
     words = [str(argument) for argument in arguments]
-    command = [sys.executable, "-m", "fastmq", "bench", words[0], "-n", server.namesrv, *words[1:], "--json"]
+    command = [sys.executable, "-m", "fastmq", "bench", words[0], *where, *words[1:], "--json"]
     subprocess.run(["sync"], check=True)
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -102,6 +109,14 @@ class Wire:
                 raise EOFError
             data += piece
         return bytes(data)
+
+
+def new_memory(size: int = 256 << 20) -> float:
+    """GB/s at which this machine hands out memory that the process has not had before, page by page."""
+    with mmap.mmap(-1, size) as memory:
+        begin = time.perf_counter()
+        memory[:: mmap.PAGESIZE] = bytes(size // mmap.PAGESIZE)
+        return size / (time.perf_counter() - begin) / 1e9
 
 
 def memory_kib(server: Server, field: str = "RssAnon") -> int:

@@ -256,6 +256,7 @@ cdef class Reactor:
     def run(self):
         """Turns until `stop`: the body of the reactor's own thread."""
         with nogil:
+            pthread_setname_np(pthread_self(), "fastmq-reactor")
             while not self.stopping:
                 run_turn(self, -1)
 

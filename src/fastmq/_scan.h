@@ -48,6 +48,37 @@ static inline const uint8_t *scan_property_text(const uint8_t *p, const uint8_t 
   return p;
 }
 
+/* The first byte that is not ASCII; `end` if there is none. */
+static inline const uint8_t *scan_ascii(const uint8_t *p, const uint8_t *end) {
+#if FASTMQ_SCAN_STEP
+  while (end - p >= FASTMQ_SCAN_STEP) {
+    int mask = _mm_movemask_epi8(_mm_loadu_si128((const __m128i *)p));
+    if (mask) return p + __builtin_ctz(mask);
+    p += FASTMQ_SCAN_STEP;
+  }
+#endif
+  while (p < end && *p < 0x80) p++;
+  return p;
+}
+
+/* The first byte that is not a visible ASCII character or is '"' or '\\'; `end` if there is none. */
+static inline const uint8_t *scan_key_text(const uint8_t *p, const uint8_t *end) {
+#if FASTMQ_SCAN_STEP
+  const __m128i quote = _mm_set1_epi8('"'), backslash = _mm_set1_epi8('\\');
+  const __m128i first = _mm_set1_epi8(0x21), del = _mm_set1_epi8(0x7F);
+  while (end - p >= FASTMQ_SCAN_STEP) {
+    __m128i v = _mm_loadu_si128((const __m128i *)p);
+    __m128i hit = _mm_or_si128(_mm_or_si128(_mm_cmpeq_epi8(v, quote), _mm_cmpeq_epi8(v, backslash)),
+                               _mm_or_si128(_mm_cmplt_epi8(v, first), _mm_cmpeq_epi8(v, del)));
+    int mask = _mm_movemask_epi8(hit);
+    if (mask) return p + __builtin_ctz(mask);
+    p += FASTMQ_SCAN_STEP;
+  }
+#endif
+  while (p < end && *p > 0x20 && *p < 0x7F && *p != '"' && *p != '\\') p++;
+  return p;
+}
+
 /* Copy up to the first backslash; returns how many bytes were copied. `out` has room for all of [p, end). */
 static inline size_t copy_to_backslash(uint8_t *out, const uint8_t *p, const uint8_t *end) {
   const uint8_t *begin = p;

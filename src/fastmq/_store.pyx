@@ -86,6 +86,9 @@ cdef extern from *:
     int pthread_condattr_init(pthread_condattr_t*) nogil
     int pthread_condattr_setclock(pthread_condattr_t*, int) nogil
     int pthread_condattr_destroy(pthread_condattr_t*) nogil
+    ctypedef unsigned long pthread_t
+    pthread_t pthread_self() nogil
+    int pthread_setname_np(pthread_t, const char*) nogil
     int clock_gettime(int, timespec*) nogil
     void localtime_at "fq_localtime"(int64_t, tm*) nogil
     int CLOCK_MONOTONIC, CLOCK_REALTIME

@@ -15,6 +15,8 @@ cdef enum:
 cdef extern from "_scan.h" nogil:
     const uint8_t* scan_json_text(const uint8_t* p, const uint8_t* end)
     const uint8_t* scan_property_text(const uint8_t* p, const uint8_t* end)
+    const uint8_t* scan_ascii(const uint8_t* p, const uint8_t* end)
+    const uint8_t* scan_key_text(const uint8_t* p, const uint8_t* end)
     size_t copy_to_backslash(uint8_t* out, const uint8_t* p, const uint8_t* end)
 
 # A piece of the frame; `escaped` text still carries its JSON escapes.
@@ -69,18 +71,17 @@ cdef inline bint span_is(const Span* span, const char* text, int32_t length) noe
     return span.length == length and memcmp(span.data, text, length) == 0
 
 
-cdef inline bint raw_add(RawHeader* header, const Span* key, const Span* value) noexcept nogil:
-    if header.count == FIELDS_MAX:
-        return False
-    header.fields[header.count].key = key[0]
-    header.fields[header.count].value = value[0]
-    header.count += 1
-    return True
+cdef inline Field* raw_next(RawHeader* header) noexcept nogil:
+    """Room for one more field, which counts once `count` does. Spans are written where they stay: a copy of one that was
+    just put together from smaller parts would wait for them."""
+    return &header.fields[header.count] if header.count < FIELDS_MAX else NULL
 
 
 # --- JSON ---------------------------------------------------------------------------------------------------------
 
 cdef inline const uint8_t* skip_space(const uint8_t* p, const uint8_t* end) noexcept nogil:
+    if p < end and p[0] > c' ':
+        return p
     while p < end and (p[0] == c' ' or p[0] == c'\n' or p[0] == c'\t' or p[0] == c'\r'):
         p += 1
     return p
@@ -125,32 +126,34 @@ cdef const uint8_t* json_scalar(const uint8_t* p, const uint8_t* end, Span* out)
 
 
 cdef const uint8_t* json_ext_fields(const uint8_t* p, const uint8_t* end, RawHeader* header) noexcept nogil:
-    cdef Span key, value
+    cdef Field* field
     if p >= end or p[0] != c'{':
         return NULL
     p = skip_space(p + 1, end)
     if p < end and p[0] == c'}':
         return p + 1
     while p < end:
-        if p[0] != c'"':
+        field = raw_next(header)
+        if field == NULL or p[0] != c'"':
             return NULL
         if (end - p > 5 and p[2] == c'"' and p[3] == c':' and p[4] == c'"' and 0x20 <= p[1] < 0x80 and p[1] != c'"'
                 and p[1] != c'\\'):
             # "x":"..., as all fields of a send are
-            key.data = p + 1
-            key.length = 1
-            key.escaped = False
-            p = json_string(p + 4, end, &value)
+            field.key.data = p + 1
+            field.key.length = 1
+            field.key.escaped = False
+            p = json_string(p + 4, end, &field.value)
         else:
-            p = json_string(p, end, &key)
-            if p == NULL or key.escaped:
+            p = json_string(p, end, &field.key)
+            if p == NULL or field.key.escaped:
                 return NULL
             p = skip_space(p, end)
             if p >= end or p[0] != c':':
                 return NULL
-            p = json_scalar(skip_space(p + 1, end), end, &value)
-        if p == NULL or not raw_add(header, &key, &value):
+            p = json_scalar(skip_space(p + 1, end), end, &field.value)
+        if p == NULL:
             return NULL
+        header.count += 1
         p = skip_space(p, end)
         if p >= end:
             return NULL
@@ -218,8 +221,7 @@ cdef bint read_json_header(const uint8_t* p, const uint8_t* end, RawHeader* head
 cdef bint read_binary_header(const uint8_t* p, const uint8_t* end, RawHeader* header) noexcept nogil:
     cdef uint32_t remark_length, ext_length, value_length
     cdef uint16_t key_length
-    cdef Span key, value
-    cdef int32_t i
+    cdef Field* field
     if end - p < HEADER_BINARY_MIN:
         return False
     header.code = <int16_t>load_be16(p)
@@ -241,23 +243,24 @@ cdef bint read_binary_header(const uint8_t* p, const uint8_t* end, RawHeader* he
         p += 2
         if key_length == 0 or key_length > 0x7FFF or key_length + 4 > end - p:
             return False
-        key.data = p
-        key.length = key_length
-        key.escaped = False
+        field = raw_next(header)
+        if field == NULL:
+            return False
+        field.key.data = p
+        field.key.length = key_length
+        field.key.escaped = False
         p += key_length
         value_length = load_be32(p)
         p += 4
         if value_length == 0 or value_length > <uint32_t>(end - p):
             return False
-        value.data = p
-        value.length = <int32_t>value_length
-        value.escaped = False
-        for i in range(value.length):
-            if value.data[i] >= 0x80:
-                return False
-        p += value_length
-        if not raw_add(header, &key, &value):
+        field.value.data = p
+        field.value.length = <int32_t>value_length
+        field.value.escaped = False
+        if scan_ascii(p, p + value_length) != p + value_length:
             return False
+        p += value_length
+        header.count += 1
     return True
 
 

@@ -69,6 +69,9 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_mutex_destroy(pthread_mutex_t* mutex)
     int pthread_mutex_trylock(pthread_mutex_t*)
     int pthread_mutex_lock(pthread_mutex_t* mutex)
+    ctypedef unsigned long pthread_t
+    pthread_t pthread_self()
+    int pthread_setname_np(pthread_t thread, const char* name)
     int pthread_mutex_unlock(pthread_mutex_t* mutex)
 
 cdef extern from "<time.h>" nogil:

@@ -286,9 +286,8 @@ cdef bint read_properties(const uint8_t* text, int32_t length, PropertyView* vie
         elif name_length == 8 and memcmp(p, b"UNIQ_KEY", 8) == 0:
             if value_length > UNIQUE_KEY_MAX:
                 return False
-            for i in range(value_length):
-                if value[i] < 0x21 or value[i] > 0x7E or value[i] == c'"' or value[i] == c'\\':
-                    return False
+            if scan_key_text(value, stop) != stop:
+                return False
             view.unique_key = value
             view.unique_key_length = value_length
         p = stop + 1

@@ -86,16 +86,19 @@ cdef class Store(StoreReads):
     def _run_flusher(self):
         cdef Engine* e = <Engine*> self.engine
         with nogil:
+            pthread_setname_np(pthread_self(), "fastmq-flush")       # what `top -H` and `perf` show
             flusher_loop(e)
 
     def _run_index(self):
         cdef Engine* e = <Engine*> self.engine
         with nogil:
+            pthread_setname_np(pthread_self(), "fastmq-index")
             index_loop(e)
 
     def _run_allocator(self):
         cdef Engine* e = <Engine*> self.engine
         with nogil:
+            pthread_setname_np(pthread_self(), "fastmq-alloc")
             allocator_loop(e)
 
     def close(self, *, bint clean=True):
