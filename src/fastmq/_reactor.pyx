@@ -31,6 +31,7 @@ from fastmq._store cimport (
 include "_reactor/os.pxi"
 include "_reactor/header.pxi"
 include "_reactor/send.pxi"
+include "_reactor/shape.pxi"
 include "_reactor/pull.pxi"
 include "_reactor/types.pxi"
 
@@ -78,6 +79,7 @@ cdef class Reactor:
     cdef Buffer arena
     cdef uint8_t* scratch
     cdef RawHeader raw
+    cdef Shape* shapes
     # parked replies, ordered by target
     cdef Parked* parked_head
     cdef Parked* parked_tail
@@ -117,10 +119,11 @@ cdef class Reactor:
         self.sync_flush_timeout_ms = 5000
         self.receive = <uint8_t*>malloc(RECEIVE_BYTES)
         self.scratch = <uint8_t*>malloc(SCRATCH_BYTES)
+        self.shapes = <Shape*>calloc(SHAPES, sizeof(Shape))
         self.ready = <epoll_event*>calloc(EVENTS_A_TURN, sizeof(epoll_event))
         self.progress = <Progress**>calloc(TABLE_SLOTS, sizeof(Progress*))
         self.held = <HeldQueue**>calloc(TABLE_SLOTS, sizeof(HeldQueue*))
-        if (self.receive == NULL or self.scratch == NULL or self.ready == NULL or self.progress == NULL
+        if (self.receive == NULL or self.scratch == NULL or self.shapes == NULL or self.ready == NULL or self.progress == NULL
                 or self.held == NULL):
             raise MemoryError
         self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
@@ -162,6 +165,7 @@ cdef class Reactor:
         free(self.dirty)
         free(self.receive)
         free(self.scratch)
+        free(self.shapes)
         free(self.ready)
         free(self.staged)
         free(self.placed)

@@ -341,6 +341,77 @@ def test_generated_sends(tmp_path_factory: pytest.TempPathFactory) -> None:
         roads.close()
 
 
+TEXTS = {
+    "b": st.sampled_from(["plain", "t", "none", "pl", "plain "]),
+    "e": NUMBERS,
+    "f": NUMBERS,
+    "g": st.one_of(NUMBERS, st.sampled_from(["1700000000123", "-1700000000123", "9223372036854775807"])),
+    "h": NUMBERS,
+    "i": st.sampled_from(
+        [
+            r"UNIQ_KEY\u0001K\u0002",
+            r"UNIQ_KEY\u0001Longer\u0002TAGS\u0001\"q\"\u0002",
+            r"UNIQ_KEY\u0001K\u0002DELAY\u00011\u0002",
+            "\\",
+            "x",
+            "",
+        ]
+    ),
+    "m": st.sampled_from(["true", "false", "False"]),
+}
+PLAIN = (
+    '{"a":"pg","b":"plain","c":"TBW102","d":"4","e":"1","f":"0","g":"1700000000123","h":"0",'
+    r'"i":"UNIQ_KEY\u0001K1\u0002","j":"0","k":"false","m":"false"}'
+)
+REST = ',"flag":0,"language":"JAVA","opaque":OPAQUE,"serializeTypeCurrentRPC":"JSON","version":479}'
+
+
+@st.composite
+def headers_alike(draw: st.DrawFn) -> str:
+    """A send's header as text: the plain one with values changed, written otherwise, or there twice; OPAQUE is open."""
+    text = PLAIN
+    for name in draw(st.lists(st.sampled_from(sorted(TEXTS)), max_size=3, unique=True)):
+        begin = text.index(f'"{name}":"') + 5
+        value = draw(TEXTS[name])
+        if draw(st.integers(0, 9)) == 0 and value.isdigit() and value[0] != "0":
+            text = text[: begin - 1] + value + text[text.index('"', begin) + 1 :]
+        elif draw(st.integers(0, 9)) == 0:
+            text = f'{text[:-1]},"{name}":"{value}"}}'
+        else:
+            text = text[:begin] + value + text[text.index('"', begin) :]
+    head = '{"code":310,"extFields":' + text
+    twice = [head + ',"opaque":OPAQUE' + REST, '{"opaque":OPAQUE,' + head[1:] + REST]
+    text = draw(st.sampled_from([head + REST] * 6 + twice))
+    return text.replace(",", draw(st.sampled_from([","] * 6 + [" , "])), draw(st.integers(0, 8)))
+
+
+def test_sends_that_are_nearly_alike(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The hot road compares a header with the last one of its connection: only what is the same may pass for it."""
+    roads = Roads(tmp_path_factory.mktemp("alike"), "ASYNC_FLUSH")
+
+    def call(header: str, opaque: int) -> None:
+        text = header.replace("OPAQUE", str(opaque)).encode()
+        try:
+            json.loads(text)
+        except ValueError:
+            return
+        body = b"body %d" % opaque
+        frame = struct.pack(">II", 4 + len(text) + len(body), len(text)) + text + body
+        assert decode_frame(roads.call(frame)).opaque == opaque
+
+    @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.lists(st.tuples(headers_alike(), st.integers(0, 2**31 - 1)), min_size=1, max_size=6))
+    def check(headers: list[tuple[str, int]]) -> None:
+        for header, opaque in headers:
+            call(header, opaque)
+
+    try:
+        check()
+        check_files(roads, 100)
+    finally:
+        roads.close()
+
+
 def pull(opaque: int, offset: int, **changes: object) -> Command:
     ext = {
         "consumerGroup": "cg", "topic": "plain", "queueId": "0", "queueOffset": str(offset), "maxMsgNums": "32",

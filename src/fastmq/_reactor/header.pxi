@@ -37,6 +37,8 @@ cdef struct RawHeader:
     int32_t serialize
     bint has_code
     bint has_opaque
+    Span opaque_text            # in a JSON header; and how often it is there
+    int32_t opaque_count
     int32_t count
     Field fields[FIELDS_MAX]
 
@@ -200,6 +202,8 @@ cdef bint read_json_header(const uint8_t* p, const uint8_t* end, RawHeader* head
                 if not span_int(&value, -0x80000000, 0x7FFFFFFF, &number):
                     return False
                 header.opaque = <int32_t>number
+                header.opaque_text = value
+                header.opaque_count += 1
                 header.has_opaque = True
             elif span_is(&key, b"flag", 4):
                 if not span_int(&value, 0, 0x7FFFFFFF, &number):
@@ -268,7 +272,7 @@ cdef inline bint read_header(const uint8_t* frame, RawHeader* header) noexcept n
     """The header of a whole frame; False makes it a cold one."""
     cdef const uint8_t* end = frame + 8 + (load_be32(frame + 4) & 0xFFFFFF)
     header.flag = 0
-    header.count = 0
+    header.count = header.opaque_count = 0
     header.has_code = header.has_opaque = False
     header.serialize = frame[4]
     if header.serialize == SERIALIZE_JSON:

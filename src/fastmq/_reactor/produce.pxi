@@ -72,6 +72,19 @@ cdef void refuse_busy(Reactor r, Connection* c, const SendHeader* header) noexce
         queue_output(r, c, frame, put_failure_reply(frame, &r.policy, &r.policy.busy, header.serialize, header.opaque))
 
 
+cdef inline bint read_send_header(Reactor r, Connection* c, const uint8_t* frame, SendHeader* header) noexcept nogil:
+    """By the shape of the connection's last one, or field by field. False makes it a cold one."""
+    cdef const uint8_t* end = frame + 8 + (load_be32(frame + 4) & 0xFFFFFF)
+    cdef Shape* shape = &r.shapes[c.id & (SHAPES - 1)]
+    if frame[4] == SERIALIZE_JSON and shape_read(shape, frame + 8, end, header):
+        return True
+    if not read_header(frame, &r.raw) or not read_send(&r.raw, header):
+        return False
+    if frame[4] == SERIALIZE_JSON:
+        shape_keep(shape, frame + 8, end, &r.raw, header)
+    return True
+
+
 cdef bint try_hot_send(Reactor r, Connection* c, const uint8_t* frame, uint32_t length) noexcept nogil:
     """Serve a frame on the hot road. False: nothing happened, it is a cold one."""
     cdef SendHeader header
@@ -84,7 +97,7 @@ cdef bint try_hot_send(Reactor r, Connection* c, const uint8_t* frame, uint32_t 
     cdef const uint8_t* body = frame + 8 + header_length
     if not r.policy.enabled or c.service != r.policy.service or c.cold_sends:
         return False
-    if not read_header(frame, &r.raw) or not read_send(&r.raw, &header):
+    if not read_send_header(r, c, frame, &header):
         return False
     if header.reconsume_times or header.sys_flag & SYS_FLAG_COLD:
         return False
