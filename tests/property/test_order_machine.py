@@ -106,9 +106,7 @@ class OrderlyPops(RuleBasedStateMachine):
     @rule()
     def restart(self):
         body = self.table.to_body()
-        snapshot = self.table.take_snapshot()
-        if snapshot is not None:
-            self.table.save(snapshot)
+        self.table.file.persist()
         self.table = ConsumerOrderTable(self.path)
         assert self.table.to_body() == body
         self.told = False

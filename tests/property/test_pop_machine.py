@@ -149,7 +149,7 @@ class Pops(RuleBasedStateMachine):
         """What the broker's services do every second, and every five seconds."""
         self.rig.flush()
         self.rig.broker.timers.persist()
-        self.rig.broker.offsets.persist()
+        self.rig.broker.offsets.file.persist()
 
     @rule()
     def full_disk(self):

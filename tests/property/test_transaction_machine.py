@@ -180,7 +180,7 @@ class Transactions(RuleBasedStateMachine):
         if flushed:
             self.rig.flush()
         self.rig.broker.transactions.publish()
-        self.rig.broker.offsets.persist()
+        self.rig.broker.offsets.file.persist()
 
     @rule(clean=some.booleans())
     def ends_and_starts(self, clean: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import socket
 import struct
 from collections.abc import Mapping
@@ -51,6 +52,7 @@ class Connection:
         self._seconds = seconds
         self._opaque = 0
         self._answers: dict[int, Answer] = {}
+        self._requests: list[Answer] = []
 
     def start(self, code: int, ext: Mapping[str, Any] | None = None, body: bytes = b"") -> int:
         """Send a request; the number by which its answer is taken."""
@@ -72,15 +74,28 @@ class Connection:
         """The answer to a request, whatever else is answered before. TimeoutError if it does not come in time."""
         self.socket.settimeout(self._seconds if seconds is None else seconds)
         while number not in self._answers:
-            (total,) = struct.unpack(">I", _exactly(self.socket, 4))
-            frame = _exactly(self.socket, total)
-            (length,) = struct.unpack(">I", frame[:4])
-            length &= 0xFFFFFF
-            reply = json.loads(frame[4 : 4 + length])
-            if reply["flag"] & 1:
-                answer = Answer(reply["code"], reply.get("remark"), reply.get("extFields") or {}, frame[4 + length :])
-                self._answers[reply["opaque"]] = answer
+            self._read()
         return self._answers.pop(number)
+
+    def take_requests(self, seconds: float = 0.0) -> list[Answer]:
+        """What the server has asked for since the last time, waiting so long for a first one."""
+        while select.select([self.socket], [], [], 0 if self._requests else seconds)[0]:
+            self._read()
+        requests, self._requests = self._requests, []
+        return requests
+
+    def _read(self) -> None:
+        """One frame, an answer or a request of the server."""
+        (total,) = struct.unpack(">I", _exactly(self.socket, 4))
+        frame = _exactly(self.socket, total)
+        (length,) = struct.unpack(">I", frame[:4])
+        length &= 0xFFFFFF
+        header = json.loads(frame[4 : 4 + length])
+        found = Answer(header["code"], header.get("remark"), header.get("extFields") or {}, frame[4 + length :])
+        if header["flag"] & 1:
+            self._answers[header["opaque"]] = found
+        else:
+            self._requests.append(found)
 
     def has_answer(self, number: int, seconds: float) -> bool:
         """Whether a request is answered within some time; the answer can still be taken."""

@@ -30,7 +30,7 @@ class PopRig(Rig):
         """An orderly stop: everything is written before the store is closed."""
         assert self.broker.timers is not None
         self.flush()
-        self.broker.offsets.persist()
+        self.broker.offsets.file.persist()
         assert self.broker.timers.persist()
         self.close()
 

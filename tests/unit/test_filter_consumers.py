@@ -36,9 +36,9 @@ class Bench:
         return self.table
 
     def save(self) -> bool:
-        snapshot = self.table.take_snapshot()
+        snapshot = self.table.file.take_snapshot()
         if snapshot is not None:
-            self.table.save(snapshot)
+            self.table.file.write(snapshot)
         return snapshot is not None
 
 

@@ -262,10 +262,7 @@ def test_the_group_view_tells_of_conflicts(rig: Rig) -> None:
 def test_filters_survive_a_restart(rig: Rig) -> None:
     fill(rig)
     rig.heartbeat(consumerDataSet=[sql_consumer("n > 7")])
-    consumers = rig.broker.filters.consumers
-    snapshot = consumers.take_snapshot()
-    assert snapshot is not None
-    consumers.save(snapshot)
+    rig.broker.filters.consumers.file.persist()
     rig.reopen()
     known = rig.broker.filters.consumers.get(TOPIC, "cg")
     assert known is not None

@@ -74,7 +74,7 @@ def test_offsets_of_light_groups_have_a_table_of_their_own(rig: Rig) -> None:
     offsets = rig.broker.offsets
     offsets.commit("%LMQ%g", "%LMQ%a", 0, 1)
     offsets.commit("cg", TOPIC, 0, 5)
-    offsets.persist()
+    offsets.file.persist()
     folder = Path(rig.config.store_path_root_dir, "config")
     content = json.loads((folder / "lmqConsumerOffset.json").read_text())
     assert content["lmqOffsetTable"] == {"%LMQ%a@%LMQ%g": 1}
@@ -89,7 +89,7 @@ def test_offsets_of_light_groups_have_a_table_of_their_own(rig: Rig) -> None:
 def test_switching_on_takes_the_ordinary_offsets_over(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     rig.broker.offsets.commit("cg", TOPIC, 0, 5)
-    rig.broker.offsets.persist()
+    rig.broker.offsets.file.persist()
     rig.close()
     rig = Rig(tmp_path, enable_lmq=True)
     assert rig.broker.offsets.query("cg", TOPIC, 0) == 5

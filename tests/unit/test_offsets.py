@@ -5,9 +5,10 @@ import json
 
 import pytest
 
-from fastmq.broker.state.offsets import ConsumerOffsetTable
+from fastmq.broker.state.offsets import KEYS_A_PIECE, ConsumerOffsetTable
 from fastmq.config import BrokerConfig
 from fastmq.errors import StoreError
+from fastmq.protocol.bodies import dumps
 from fastmq.store.tables import save_json
 
 
@@ -50,7 +51,7 @@ def test_committed_offsets_and_resets_survive_a_restart(offsets):
     offsets.table.commit("cg", "%RETRY%cg", 0, 12)
     offsets.table.commit_pull("cg", "t", 0, 5)
     offsets.table.assign_reset("cg", "u", 0, 9)
-    offsets.table.persist()
+    offsets.table.file.persist()
     offsets.open()
     assert offsets.table.query("cg", "%RETRY%cg", 0) == 12
     assert offsets.table.query("cg", "t", 0) == -1
@@ -59,10 +60,10 @@ def test_committed_offsets_and_resets_survive_a_restart(offsets):
 
 
 def test_nothing_is_written_when_nothing_was_committed(offsets):
-    assert offsets.table.take_snapshot() is None
+    assert offsets.table.file.take_snapshot() is None
     offsets.table.commit("cg", "t", 0, 1)
-    assert json.loads(offsets.table.take_snapshot())["offsetTable"] == {"t@cg": {"0": 1}}
-    assert offsets.table.take_snapshot() is None
+    assert json.loads(offsets.table.file.take_snapshot()())["offsetTable"] == {"t@cg": {"0": 1}}
+    assert offsets.table.file.take_snapshot() is None
 
 
 def test_a_failed_write_is_tried_again(offsets, monkeypatch):
@@ -71,12 +72,53 @@ def test_a_failed_write_is_tried_again(offsets, monkeypatch):
 
     offsets.table.commit("cg", "t", 0, 1)
     with monkeypatch.context() as patch:
-        patch.setattr("fastmq.broker.state.offsets.save_json", refuse)
+        patch.setattr(offsets.table.file, "_save", refuse)
         with pytest.raises(OSError, match="No space"):
-            offsets.table.persist()
-    offsets.table.persist()
+            offsets.table.file.persist()
+    offsets.table.file.persist()
     offsets.open()
     assert offsets.table.query("cg", "t", 0) == 1
+
+
+@pytest.mark.parametrize("light", [False, True])
+@pytest.mark.parametrize("keys", [0, 1, 2 * KEYS_A_PIECE, 2 * KEYS_A_PIECE + 1])
+def test_the_text_in_pieces_is_that_of_the_whole(tmp_path, keys, light):
+    table = Offsets(tmp_path, enable_lmq=light).table
+    table.assign_reset("cg", "t", 3, 9)
+    for number in range(keys):
+        table.commit(f"g{number}", 'odd "topic" ü', number % 3, number)
+        table.commit(f"%LMQ%{number}", "t", number % 2, number)
+        table.commit_pull(f"g{number}", "t", 0, number)
+    assert table.file.take_snapshot()() == dumps(table.to_body())
+
+
+def test_commits_and_deletions_while_the_text_is_made(offsets, monkeypatch):
+    """The thread reads a table that changes under it; what it did not see is written the next time."""
+    table = offsets.table
+    for number in range(3 * KEYS_A_PIECE):
+        table.commit(f"g{number}", "t", 0, 1)
+    changes = iter([lambda: table.delete_group("g300"), lambda: table.commit("new", "t", 0, 5)])
+    monkeypatch.setattr("fastmq.broker.state.offsets.time.sleep", lambda _: next(changes, lambda: None)())
+    written = json.loads(table.file.take_snapshot()())["offsetTable"]
+    assert len(written) == 3 * KEYS_A_PIECE - 1
+    assert "t@g300" not in written
+    monkeypatch.undo()
+    assert json.loads(table.file.take_snapshot()())["offsetTable"]["t@new"] == {"0": 5}
+
+
+def test_the_two_offsets_of_transactions_are_of_one_moment(offsets, monkeypatch):
+    """An op offset newer than its half offset would make the broker ask about what is decided."""
+    table, group = offsets.table, "CID_RMQ_SYS_TRANS"
+    half, op = "RMQ_SYS_TRANS_HALF_TOPIC", "RMQ_SYS_TRANS_OP_HALF_TOPIC"
+    table.commit(group, half, 0, 10)
+    for number in range(KEYS_A_PIECE):
+        table.commit(f"g{number}", "t", 0, 1)
+    table.commit(group, op, 0, 4)
+    snapshot = table.file.take_snapshot()
+    table.commit(group, half, 0, 20)
+    table.commit(group, op, 0, 8)
+    written = json.loads(snapshot())["offsetTable"]
+    assert (written[f"{half}@{group}"], written[f"{op}@{group}"]) == ({"0": 10}, {"0": 4})
 
 
 def test_the_file_of_rocketmq_has_bare_queue_ids(offsets):
@@ -128,15 +170,15 @@ class TestReset:
         offsets = Offsets(tmp_path)
         offsets.table.assign_reset("cg", "t", 0, 10)
         offsets.table.assign_reset("cg", "t", 1, 20)
-        offsets.table.persist()
+        offsets.table.file.persist()
         offsets.open()
         assert offsets.table.has_reset("cg", "t", 0)
         assert offsets.table.take_reset("cg", "t", 0) == 10
-        offsets.table.persist()
+        offsets.table.file.persist()
         offsets.open()
         assert not offsets.table.has_reset("cg", "t", 0)
         assert offsets.table.take_reset("cg", "t", 1) == 20
-        offsets.table.persist()
+        offsets.table.file.persist()
         offsets.open()
         assert not offsets.table.has_any_reset("cg", "t")
         assert offsets.table.offsets_of("cg", "t") == {0: 10, 1: 20}

@@ -201,13 +201,13 @@ def test_nothing_is_told_where_that_is_switched_off():
 def test_the_file_is_that_of_rocketmq(tmp_path):
     path = str(tmp_path / "consumerOrderInfo.json")
     table = ConsumerOrderTable(path)
-    assert table.take_snapshot() is None
+    assert table.file.take_snapshot() is None
     put(table, [5, 6, 9])
     put(table, [5, 6, 9], at=START + 10_000, attempt="try")
     ack(table, 6, pop=START + 10_000)
     table.set_visible(*QUEUE, 9, pop_ms=START + 10_000, visible_ms=START + 60_000)
-    snapshot = table.take_snapshot()
-    assert json.loads(snapshot) == {
+    snapshot = table.file.take_snapshot()
+    assert json.loads(snapshot()) == {
         "table": {
             "t@g": {
                 "0": {
@@ -217,23 +217,12 @@ def test_the_file_is_that_of_rocketmq(tmp_path):
             }
         }
     }  # fmt: skip
-    assert table.take_snapshot() is None
-    table.save(snapshot)
+    assert table.file.take_snapshot() is None
+    table.file.write(snapshot)
     again = ConsumerOrderTable(path)
     assert again.get(*QUEUE) == table.get(*QUEUE)
-    assert again.take_snapshot() is None
+    assert again.file.take_snapshot() is None
     assert again.next_free_ms() == START + 60_000
-
-
-def test_a_snapshot_that_was_not_written_is_taken_again(tmp_path):
-    (tmp_path / "file").write_text("")
-    table = ConsumerOrderTable(str(tmp_path / "x" / "consumerOrderInfo.json"))
-    put(table, [5])
-    snapshot = table.take_snapshot()
-    table._path = str(tmp_path / "file" / "consumerOrderInfo.json")
-    with pytest.raises(FileExistsError):
-        table.save(snapshot)
-    assert table.take_snapshot() == snapshot
 
 
 def test_a_file_as_fastjson_writes_it_is_read(tmp_path):

@@ -116,7 +116,7 @@ def test_after_a_restart_it_goes_on_where_it_was(rig):
     rig.take(maxMsgNums=2, group="other")
     rig.pass_ms(9500)
     rig.flush()
-    rig.broker.offsets.persist()
+    rig.broker.offsets.file.persist()
     assert rig.broker.timers.persist()
     rig.reopen()
     rig.pass_ms(500)
@@ -126,7 +126,7 @@ def test_after_a_restart_it_goes_on_where_it_was(rig):
 
 def test_a_crash_that_loses_the_offset_revives_again(rig):
     rig.take(maxMsgNums=2)
-    rig.broker.offsets.persist()
+    rig.broker.offsets.file.persist()
     rig.pass_ms(10_000)
     rig.flush()
     rig.store.close(clean=False)

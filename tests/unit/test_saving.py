@@ -6,6 +6,7 @@ import threading
 
 import pytest
 import trio
+import trio.testing
 
 from fastmq.broker.state.saving import TableFile
 from fastmq.errors import StoreError

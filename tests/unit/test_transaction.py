@@ -390,12 +390,12 @@ class TestCounts:
 
     def test_the_file_is_that_of_apache(self, rig):
         rig.begin()
-        content = json.loads(rig.broker.transactions.metrics.take_snapshot() or b"")
+        content = json.loads(rig.broker.transactions.metrics.file.take_snapshot()())
         now_ms = rig.clock.wall_ms()
         assert list(content) == ["dataVersion", "transactionCount"]
         assert content["dataVersion"] == {"stateVersion": 0, "timestamp": now_ms, "counter": 1}
         assert content["transactionCount"] == {"topic-a": {"count": 1, "timeStamp": now_ms}}
-        assert rig.broker.transactions.metrics.take_snapshot() is None
+        assert rig.broker.transactions.metrics.file.take_snapshot() is None
 
     @pytest.mark.parametrize(
         "text", ["not json", '{"transactionCount": 7}', '{"transactionCount": {"t": {"count": "x"}}}']

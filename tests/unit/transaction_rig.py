@@ -87,11 +87,8 @@ class Transacting(Rig):
         self.flush()
         self.broker.transactions.publish()
         assert self.broker.transactions.publish()
-        self.broker.offsets.persist()
-        metrics = self.broker.transactions.metrics
-        snapshot = metrics.take_snapshot()
-        if snapshot is not None:
-            metrics.save(snapshot)
+        self.broker.offsets.file.persist()
+        self.broker.transactions.metrics.file.persist()
         self.close()
 
     def restart(self) -> None:

@@ -257,8 +257,8 @@ class Broker:
         return peer if peer.alive else None
 
     async def save_consumer_offsets(self) -> None:
-        """Write the consumer offsets now, if they changed: a tool that moved some is not told so before."""
-        await self.keeper.save_offsets()
+        """Write what a tool has moved now: it is not told so before. StoreError: that counts, but is not on disk yet."""
+        await self.keeper.save_moved_offsets()
 
     def longpoll_changed(self) -> None:
         """A pull or pop is held, or an ordered queue blocked: its deadline may be the next one."""

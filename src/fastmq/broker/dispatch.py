@@ -49,6 +49,21 @@ SENDS: Final = frozenset(
 )
 
 
+TABLE_WRITES: Final = frozenset(
+    {
+        RequestCode.UPDATE_AND_CREATE_TOPIC,
+        RequestCode.UPDATE_AND_CREATE_TOPIC_LIST,
+        RequestCode.DELETE_TOPIC_IN_BROKER,
+        RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP,
+        RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP_LIST,
+        RequestCode.DELETE_SUBSCRIPTIONGROUP,
+        RequestCode.UPDATE_AND_GET_GROUP_FORBIDDEN,
+        RequestCode.SET_MESSAGE_REQUEST_MODE,
+    }
+)
+"""Requests that change a table: one that finds everything as it wants it may be the repetition of one that failed."""
+
+
 def handler_tables() -> list[Mapping[Any, Any]]:
     """The tables of all modules in `handlers`."""
     found = sorted(module.name for module in pkgutil.iter_modules(handlers.__path__))
@@ -107,6 +122,8 @@ class Dispatcher:
             answer = await awaitable
         except ProtocolError as error:
             return Reply(ResponseCode.SYSTEM_ERROR, f"the request cannot be read: {error}")
+        except StoreError as error:
+            return Reply(ResponseCode.SYSTEM_ERROR, str(error))
         if answer is not None and self._must_be_saved(changes, code):
             return await self._when_saved(answer)
         return answer
@@ -118,10 +135,10 @@ class Dispatcher:
         return sum(file.changes for file in self._files)
 
     def _must_be_saved(self, changes: int, code: int) -> bool:
-        """Whether a request's answer has to wait: it changed a table, or it was a send that may need a new topic."""
+        """Whether a request's answer has to wait: it speaks of a table, or it was a send that may need a new topic."""
         if all(file.is_saved for file in self._files):
             return False
-        return code in SENDS or self._changes != changes
+        return code in SENDS or code in TABLE_WRITES or self._changes != changes
 
     async def _when_saved(self, answer: Reply) -> Reply:
         try:

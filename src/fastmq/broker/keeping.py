@@ -1,9 +1,9 @@
 """What the broker knows goes to its state files: in rounds while it runs, all of it at a stop.
 
 Topics, groups and request modes are written when they change (`state.saving.TableFile`); what changes with every
-message (offsets, progress of delays and timers, counts) is written here at the intervals of RocketMQ's settings. A
-snapshot is taken on the trio thread and written in a worker thread. A disk that refuses is logged once and tried again
-next round.
+message (`state.saving.LaggingFile`: offsets, orderly pops, counts; progress of delays and timers) is written here at
+the intervals of RocketMQ's settings. A snapshot is taken on the trio thread and written in a worker thread. A disk that
+refuses is logged once and tried again next round.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class StateKeeper:
         self._broker = broker
         self._failing: set[str] = set()
         self._writing: dict[str, trio.Lock] = {}
-        self._saving_offsets = trio.Lock()
         self._timers_lock = trio.Lock()
+        broker.offsets.file.durable = self._flush_log
 
     def services(self) -> Iterator[tuple[str, Callable[[], Awaitable[None]]]]:
         """The rounds, each with the name of what it writes. They run until they are cancelled."""
@@ -59,31 +59,30 @@ class StateKeeper:
         broker.transactions.write_ops()
         while not broker.transactions.publish() and await trio.to_thread.run_sync(broker.store.flush_step) >= 0:
             pass
-        await self.save_offsets()
-        await self._save_order()
-        await self._save_transactions()
-        await self._save_filters()
+        for lagging in (broker.offsets, broker.order, broker.transactions.metrics, broker.filters.consumers):
+            await lagging.file.try_to_save()
         for _ in range(3):  # what waits from before the stop, the last state, and its files
             # what was delivered must be on disk before the files say that it was
             await trio.to_thread.run_sync(broker.store.flush_step)
             await self._save_delays()
             await self._save_timers()
 
-    async def save_offsets(self) -> None:
-        """Write the consumer offsets if they changed; nothing while the messages they stand for are not on disk."""
-        broker = self._broker
-        async with self._saving_offsets:
-            snapshot = broker.offsets.take_snapshot()
-            if snapshot is None:
-                return
-            # offsets stand for checkpoints of pops and for messages that were revived: those must be on disk before
-            until = broker.store.written_offset
-            if broker.store.flushed_offset < until:
-                await trio.to_thread.run_sync(broker.store.flush_step)
-            if broker.store.flushed_offset < until:
-                broker.offsets.not_saved()
-                return
-            await self.save("consumer offsets", snapshot, broker.offsets.save)
+    async def save_moved_offsets(self) -> None:
+        """Write what a tool has moved: offsets, and what orderly pops go by. StoreError if that is not possible now.
+
+        Without the second a crash would bring the batch of before back, and an ack for it would undo a reset.
+        """
+        await self._broker.order.file.save()
+        await self._broker.offsets.file.save()
+
+    def _flush_log(self) -> None:
+        """Offsets stand for checkpoints of pops and for messages that were revived: those must be on disk before."""
+        store = self._broker.store
+        until = store.written_offset
+        if store.flushed_offset < until:
+            store.flush_step()
+        if store.flushed_offset < until:
+            raise StoreError("the commit log cannot be flushed")
 
     async def save(self, what: str, snapshot: bytes | None, save: Callable[[bytes], None]) -> None:
         """Write a snapshot in a thread, one after the other of the same thing. None: nothing changed."""
@@ -107,9 +106,9 @@ class StateKeeper:
         while True:
             await trio.sleep(broker.config.flush_consumer_offset_interval / 1000)
             broker.transactions.publish()
-            await self.save_offsets()
+            await broker.offsets.file.try_to_save()
             self._clean_order()
-            await self._save_order()
+            await broker.order.file.try_to_save()
 
     def _clean_order(self) -> None:
         """Forget the orderly pops of topics, groups and queues that are gone."""
@@ -120,10 +119,6 @@ class StateKeeper:
             return 0 if topic is None else topic.read_queue_nums
 
         broker.order.clean(read_queues=read_queues, has_group=broker.groups.__contains__, now_ms=broker.clock.wall_ms())
-
-    async def _save_order(self) -> None:
-        order = self._broker.order
-        await self.save("orderly pops", order.take_snapshot(), order.save)
 
     async def _delay_rounds(self) -> None:
         while True:
@@ -137,20 +132,12 @@ class StateKeeper:
     async def _transaction_rounds(self) -> None:
         while True:
             await trio.sleep(self._broker.config.transaction_metric_flush_interval / 1000)
-            await self._save_transactions()
-
-    async def _save_transactions(self) -> None:
-        metrics = self._broker.transactions.metrics
-        await self.save("counts of open transactions", metrics.take_snapshot(), metrics.save)
+            await self._broker.transactions.metrics.file.try_to_save()
 
     async def _filter_rounds(self) -> None:
         while True:
             await trio.sleep(FILTER_INTERVAL_S)
-            await self._save_filters()
-
-    async def _save_filters(self) -> None:
-        consumers = self._broker.filters.consumers
-        await self.save("consumer filters", consumers.take_snapshot(), consumers.save)
+            await self._broker.filters.consumers.file.try_to_save()
 
     async def _timer_rounds(self) -> None:
         broker = self._broker

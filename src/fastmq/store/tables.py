@@ -18,7 +18,7 @@ Reading takes <file>, and <file>.bak when <file> is missing, empty or not JSON. 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from fastmq.errors import ProtocolError, StoreError
@@ -84,6 +84,21 @@ def load_json(path: str) -> dict[str, Any] | None:
         return None
     problems = [problem for problem in (main_problem, backup_problem) if problem is not None]
     raise StoreError("; ".join(problems))
+
+
+def load_table(path: str | None, take: Callable[[dict[str, Any]], None]) -> bool:
+    """Give the object in the file, or in its backup, to `take`; False if there is none, or no path.
+
+    Raises StoreError if it cannot be read, or `take` raises ProtocolError because it makes no sense.
+    """
+    content = load_json(path) if path is not None else None
+    if content is None:
+        return False
+    try:
+        take(content)
+    except ProtocolError as error:
+        raise StoreError(f"{path}: {error}") from error
+    return True
 
 
 def object_of(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:

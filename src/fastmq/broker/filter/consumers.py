@@ -29,9 +29,10 @@ from typing import Any, Final
 from fastmq.broker.filter.bloom import BloomBits, BloomFilter
 from fastmq.broker.filter.expression import Expression, ExpressionCache
 from fastmq.broker.filter.syntax import ExpressionError
-from fastmq.errors import ProtocolError, StoreError
+from fastmq.broker.state.saving import LaggingFile, Snapshot
+from fastmq.errors import ProtocolError
 from fastmq.protocol.bodies import SubscriptionData, dumps, is_tag_type
-from fastmq.store.tables import load_json, object_of, save_json
+from fastmq.store.tables import load_table, object_of
 
 log = logging.getLogger("fastmq.broker.filter")
 
@@ -93,14 +94,13 @@ class ConsumerFilterTable:
         clean_after_ms: Callable[[], int],
     ) -> None:
         self.bloom = bloom
-        self._path = path
         self._cache = cache
         self._wall_ms = wall_ms
         self._clean_after_ms = clean_after_ms
         self._topics: dict[str, dict[str, ConsumerFilter]] = {}
-        self._changed = False
+        self.file = LaggingFile(path, self._freeze, before=self.clean)
         self.on_change: Callable[[str], None] = _nobody  # a topic got its first filter or lost its last
-        self._load()
+        load_table(path, self._take_body)
 
     def get(self, topic: str, group: str) -> ConsumerFilter | None:
         """The filter of a group; None if it has none that can be used."""
@@ -134,7 +134,7 @@ class ConsumerFilterTable:
     def _bury(self, known: ConsumerFilter | None) -> None:
         if known is not None and not known.dead:
             known.dead_ms = self._wall_ms()
-            self._changed = True
+            self.file.changed()
 
     def _register(self, group: str, subscription: SubscriptionData) -> None:
         topic, text, version = subscription.topic, subscription.sub_string, subscription.sub_version
@@ -142,9 +142,9 @@ class ConsumerFilterTable:
         if known is not None and version <= known.client_version:
             if version == known.client_version and known.dead:
                 known.dead_ms = 0
-                self._changed = True
+                self.file.changed()
             return
-        self._changed = True
+        self.file.changed()
         if known is not None and (known.expression, known.expression_type) == (text, subscription.expression_type):
             known.client_version = version
             known.dead_ms = 0
@@ -207,47 +207,24 @@ class ConsumerFilterTable:
                     "group %s, topic %s: its filter is forgotten, nobody had it for long", known.group, known.topic
                 )
                 self._remove(known.topic, known.group)
-                self._changed = True
+                self.file.changed()
 
-    def take_snapshot(self) -> bytes | None:
-        """What is to be saved, or None."""
-        self.clean()
-        if not self._changed:
-            return None
-        self._changed = False
-        return dumps(
-            {
-                "filterDataByTopic": {
-                    topic: {"groupFilterData": {group: one.to_json() for group, one in groups.items()}, "topic": topic}
-                    for topic, groups in self._topics.items()
-                }
-            }
-        )
+    def _freeze(self) -> Snapshot:
+        topics = {
+            topic: {"groupFilterData": {group: one.to_json() for group, one in groups.items()}, "topic": topic}
+            for topic, groups in self._topics.items()
+        }
+        return lambda: dumps({"filterDataByTopic": topics})
 
-    def save(self, snapshot: bytes) -> None:
-        """Write a snapshot; blocks on the disk."""
-        if self._path is not None:
-            try:
-                save_json(self._path, snapshot)
-            except OSError:
-                self._changed = True
-                raise
-
-    def _load(self) -> None:
-        content = load_json(self._path) if self._path is not None else None
-        if content is None:
-            return
-        try:
-            loaded = [
-                self._read(topic, group, data)
-                for topic, value in object_of(content, "filterDataByTopic").items()
-                for group, data in object_of(_object(value), "groupFilterData").items()
-            ]
-        except ProtocolError as error:
-            raise StoreError(f"{self._path}: {error}") from error
+    def _take_body(self, content: dict[str, Any]) -> None:
+        loaded = [
+            self._read(topic, group, data)
+            for topic, value in object_of(content, "filterDataByTopic").items()
+            for group, data in object_of(_object(value), "groupFilterData").items()
+        ]
         if any(one.bit_count != self.bloom.bit_count or len(one.positions) != self.bloom.hashes for one in loaded):
-            log.warning("the bloom filter has changed: the filters of %s are dropped, groups register anew", self._path)
-            self._changed = True
+            log.warning("the bloom filter has changed: the stored filters are dropped, groups register anew")
+            self.file.changed()
             return
         for one in loaded:
             self._topics.setdefault(one.topic, {})[one.group] = one

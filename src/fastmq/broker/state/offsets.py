@@ -6,9 +6,9 @@ After RocketMQ's ConsumerOffsetManager. Three tables with the same keys:
     pull        the offset the last pull of the queue ended with; only for estimates of lag, not restored
     reset       an offset set by a tool, handed out once by the next pull; commits wait until then
 
-Changes are kept in memory; `take_snapshot` and `save` write them. The broker does so every flushConsumerOffsetInterval
-and before it answers a tool that moved offsets: a crash loses the commits of one interval and no reset, and may hand
-out again a reset that was handed out in that interval. (RocketMQ writes the table of resets, but does not read it.)
+Changes are kept in memory; the broker has `file` written every flushConsumerOffsetInterval and before it answers a
+tool that moved offsets: a crash loses the commits of one interval and no reset, and may hand out again a reset that was
+handed out in that interval. (RocketMQ writes the table of resets, but does not read it.)
 
 With enableLmq the file is `config/lmqConsumerOffset.json` instead, as in LmqConsumerOffsetManager: light groups have a
 table of their own in it, with one offset for each topic. If it is missing, the other file is read.
@@ -17,18 +17,24 @@ table of their own in it, with one offset for each topic. If it is missing, the 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from fastmq.broker.state import nothing
+from fastmq.broker.state.saving import LaggingFile, Snapshot
 from fastmq.config import BrokerConfig
-from fastmq.errors import ProtocolError, StoreError
+from fastmq.errors import ProtocolError
 from fastmq.protocol import names
+from fastmq.protocol._json_text import quote, to_utf8
 from fastmq.protocol.bodies import DataVersion, dumps
 from fastmq.protocol.fields import parse_int64
-from fastmq.store.tables import load_json, object_of, save_json
+from fastmq.store.tables import load_table, object_of
 
 NOT_COMMITTED: Final = -1
+
+KEYS_A_PIECE: Final = 200  # of the file are encoded at once
+PAUSE_S: Final = 50e-6  # between two pieces: whoever waits for the interpreter gets it
 
 _SEPARATOR: Final = "@"
 LIGHT_FILE: Final = "lmqConsumerOffset.json"
@@ -41,26 +47,32 @@ def offset_key(topic: str, group: str) -> str:
     return f"{topic}{_SEPARATOR}{group}"
 
 
+TOGETHER: Final = tuple(
+    offset_key(topic, names.TRANS_CONSUMER_GROUP) for topic in (names.TRANS_HALF_TOPIC, names.TRANS_OP_HALF_TOPIC)
+)
+"""An op offset newer than its half offset would make the broker ask about transactions that are decided."""
+
+
 class ConsumerOffsetTable:
     """Offsets by group, topic and queue. Raises StoreError from the constructor if the file cannot be read."""
 
     def __init__(self, path: str | None, *, config: Callable[[], BrokerConfig], wall_ms: Callable[[], int]) -> None:
         self._light = config().enable_lmq
-        self._plain_path = path
-        self._path = os.path.join(os.path.dirname(path), LIGHT_FILE) if path is not None and self._light else path
+        own_path = os.path.join(os.path.dirname(path), LIGHT_FILE) if path is not None and self._light else path
         self._config = config
         self._wall_ms = wall_ms
         self._committed: dict[str, QueueOffsets] = {}
         self._pulled: dict[str, QueueOffsets] = {}
         self._reset: dict[str, QueueOffsets] = {}
         self._commits = 0
-        self._changed = False
+        self.file = LaggingFile(own_path, self._freeze, before=self._catch_up)
         self.before: Callable[[], None] = nothing  # takes over what others committed, before a table is used
         # who keeps copies of committed offsets hears of one commit, or that any others have changed
         self.on_commit: Callable[[str, str, int, int], None] = _nobody
         self.on_reset: Callable[[], None] = nothing
         self.data_version = DataVersion(counter=0, state_version=0, timestamp=wall_ms())
-        self._load()
+        if not load_table(own_path, self._take_body) and self._light:
+            load_table(path, self._take_body)  # light queues were switched on
 
     # --- one queue ---------------------------------------------------------------------------------------------------
 
@@ -79,7 +91,7 @@ class ConsumerOffsetTable:
         self.before()
         self._committed.setdefault(offset_key(topic, group), {})[queue_id] = offset
         self.on_commit(group, topic, queue_id, offset)
-        self._changed = True
+        self.file.changed()
         step = self._config().consumer_offset_update_version_step
         before = self._commits
         self._commits += commits
@@ -105,7 +117,7 @@ class ConsumerOffsetTable:
         self._reset.setdefault(key, {})[queue_id] = offset
         self._committed.setdefault(key, {})[queue_id] = offset
         self.on_reset()
-        self._changed = True
+        self.file.changed()
         self.data_version = self.data_version.next_version(self._wall_ms())
 
     def has_reset(self, group: str, topic: str, queue_id: int) -> bool:
@@ -125,7 +137,7 @@ class ConsumerOffsetTable:
         if queues is None:
             return None
         offset = queues.pop(queue_id, None)
-        self._changed = True
+        self.file.changed()
         if not queues:
             del self._reset[key]
         return offset
@@ -169,7 +181,7 @@ class ConsumerOffsetTable:
         if queues is not None:
             self._committed[offset_key(topic, target)] = dict(queues)
             self.on_reset()
-            self._changed = True
+            self.file.changed()
 
     # --- file --------------------------------------------------------------------------------------------------------
 
@@ -188,32 +200,50 @@ class ConsumerOffsetTable:
             members["offsetTable"] = {key: queues for key, queues in self._committed.items() if key not in light}
         return members
 
-    def take_snapshot(self) -> bytes | None:
-        """The text to save, None if nothing was committed since the last one. Give it to `save`, in any thread."""
+    def _freeze(self) -> Snapshot:
+        """Next to nothing is copied here: the thread reads the tables as they are, a few keys at a time.
+
+        What changes meanwhile is in the text or is not, and the file is written again for it. All that the text speaks
+        of was known to the broker when the text was done; only then `LaggingFile.durable` is called. Only what would
+        lose something if one of two was older than the other is taken as it is now.
+        """
+        version = self.data_version
+        together = {key: dict(self._committed[key]) for key in TOGETHER if key in self._committed}
+        return lambda: b"".join(self._text(version, together))
+
+    def _text(self, version: DataVersion, together: dict[str, QueueOffsets]) -> Iterator[bytes]:
+        """`dumps(self.to_body())` in pieces, with a pause after each so that the trio thread need not wait for all."""
+        light = {}
+        yield b'{"dataVersion":' + dumps(version)
+        for name, table in (
+            ("offsetTable", self._committed), ("pullOffsetTable", self._pulled), ("resetOffsetTable", self._reset)
+        ):  # fmt: skip
+            yield f',"{name}":{{'.encode()
+            separator = ""
+            keys = list(table)
+            for begin in range(0, len(keys), KEYS_A_PIECE):
+                texts = []
+                for key in keys[begin : begin + KEYS_A_PIECE]:
+                    queues = table.get(key)
+                    if queues is None:
+                        continue  # deleted meanwhile
+                    queues = together[key] if table is self._committed and key in together else dict(queues)
+                    if table is self._committed and self._light and _is_light(key) and 0 in queues:
+                        light[key] = queues[0]
+                        continue
+                    offsets = ",".join([f'"{queue_id}":{offset}' for queue_id, offset in queues.items()])
+                    texts.append(f"{quote(key)}:{{{offsets}}}")
+                if texts:
+                    yield to_utf8(separator + ",".join(texts))
+                    separator = ","
+                time.sleep(PAUSE_S)
+            yield b"}"
+        if self._light:
+            yield b',"lmqOffsetTable":' + dumps(light)
+        yield b"}"
+
+    def _catch_up(self) -> None:
         self.before()
-        if not self._changed or self._path is None:
-            return None
-        self._changed = False
-        return dumps(self.to_body())
-
-    def save(self, snapshot: bytes) -> None:
-        """Write a snapshot. Blocks on the disk. If it fails, the next snapshot is taken whatever happens."""
-        assert self._path is not None
-        try:
-            save_json(self._path, snapshot)
-        except BaseException:
-            self._changed = True
-            raise
-
-    def not_saved(self) -> None:
-        """A snapshot was not written after all: the next one is taken whatever happens."""
-        self._changed = True
-
-    def persist(self) -> None:
-        """Write what changed, now and here."""
-        snapshot = self.take_snapshot()
-        if snapshot is not None:
-            self.save(snapshot)
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -228,25 +258,17 @@ class ConsumerOffsetTable:
         for table in (self._committed, self._pulled, self._reset):
             for key in [key for key in table if matches(*_split(key))]:
                 del table[key]
-                self._changed = True
+                self.file.changed()
 
-    def _load(self) -> None:
-        content = load_json(self._path) if self._path is not None else None
-        if content is None and self._light and self._plain_path is not None:
-            content = load_json(self._plain_path)  # light queues were switched on
-        if content is None:
-            return
-        try:
-            self.data_version = DataVersion.from_json(object_of(content, "dataVersion"))
-            for name, table in (("offsetTable", self._committed), ("resetOffsetTable", self._reset)):
-                for key in object_of(content, name):
-                    queues = object_of(content[name], key)
-                    if queues or table is self._committed:
-                        table[key] = dict(_queue(key, *item) for item in queues.items())
-            for key, offset in object_of(content, "lmqOffsetTable").items():
-                self._committed[key] = dict([_queue(key, "0", offset)])
-        except ProtocolError as error:
-            raise StoreError(f"{self._path}: {error}") from error
+    def _take_body(self, content: dict[str, Any]) -> None:
+        self.data_version = DataVersion.from_json(object_of(content, "dataVersion"))
+        for name, table in (("offsetTable", self._committed), ("resetOffsetTable", self._reset)):
+            for key in object_of(content, name):
+                queues = object_of(content[name], key)
+                if queues or table is self._committed:
+                    table[key] = dict(_queue(key, *item) for item in queues.items())
+        for key, offset in object_of(content, "lmqOffsetTable").items():
+            self._committed[key] = dict([_queue(key, "0", offset)])
 
 
 def _nobody(_group: str, _topic: str, _queue_id: int, _offset: int) -> None:

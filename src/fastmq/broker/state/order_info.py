@@ -25,10 +25,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from fastmq.errors import ProtocolError, StoreError, UsageError
+from fastmq.broker.state.saving import LaggingFile, Snapshot
+from fastmq.errors import ProtocolError, UsageError
 from fastmq.protocol.bodies import dumps
 from fastmq.protocol.fields import parse_int32, parse_int64
-from fastmq.store.tables import load_json, object_of, save_json
+from fastmq.store.tables import load_table, object_of
 
 BATCH_MAX: Final = 64
 """Offsets of one batch: the acked ones are bits of a Java long in the file. A pop gives 32 messages at most."""
@@ -122,13 +123,12 @@ class ConsumerOrderTable:
     """
 
     def __init__(self, path: str | None, *, notify: Callable[[], bool] = lambda: True) -> None:
-        self._path = path
         self._notify = notify
         self._table: dict[tuple[str, str], dict[int, OrderInfo]] = {}
         self._frees: list[tuple[int, Key]] = []  # heap; only entries that `_due` knows count
         self._due: dict[Key, int] = {}
-        self._changed = False
-        self._load()
+        self.file = LaggingFile(path, self._freeze)
+        load_table(path, self._take_body)
 
     def __len__(self) -> int:
         return sum(map(len, self._table.values()))
@@ -148,7 +148,7 @@ class ConsumerOrderTable:
             return False
         if info.invisible_ms <= 0 and invisible_ms > 0:
             info.invisible_ms = invisible_ms
-            self._changed = True
+            self.file.changed()
         free_ms = info.free_ms()
         return free_ms is not None and now_ms < free_ms
 
@@ -209,7 +209,7 @@ class ConsumerOrderTable:
         """The group goes elsewhere in the queue (reset): it is free."""
         queues = self._table.get((topic, group))
         if queues is not None and queues.pop(queue_id, None) is not None:
-            self._changed = True
+            self.file.changed()
             if not queues:
                 del self._table[topic, group]
 
@@ -271,22 +271,6 @@ class ConsumerOrderTable:
             }
         }
 
-    def take_snapshot(self) -> bytes | None:
-        """The text to save, None if nothing changed since the last one. Give it to `save`, in any thread."""
-        if not self._changed or self._path is None:
-            return None
-        self._changed = False
-        return dumps(self.to_body())
-
-    def save(self, snapshot: bytes) -> None:
-        """Write a snapshot. Blocks on the disk. If it fails, the next snapshot is taken whatever happens."""
-        assert self._path is not None
-        try:
-            save_json(self._path, snapshot)
-        except BaseException:
-            self._changed = True
-            raise
-
     def statistics(self) -> dict[str, int]:
         """Numbers of batches and of those with open offsets."""
         infos = [info for queues in self._table.values() for info in queues.values()]
@@ -295,7 +279,10 @@ class ConsumerOrderTable:
     # --- inside ------------------------------------------------------------------------------------------------------
 
     def _touched(self, key: Key, info: OrderInfo) -> None:
-        self._changed = True
+        self.file.changed()
+        self._schedule_end(key, info)
+
+    def _schedule_end(self, key: Key, info: OrderInfo) -> None:
         free_ms = info.free_ms()
         if free_ms is not None:
             self._schedule(key, free_ms)
@@ -310,17 +297,11 @@ class ConsumerOrderTable:
     def _drop(self, keys: list[tuple[str, str]]) -> None:
         for key in keys:
             del self._table[key]
-            self._changed = True
+            self.file.changed()
 
-    def _load(self) -> None:
-        content = load_json(self._path) if self._path is not None else None
-        if content is None:
-            return
-        try:
-            self._take_body(content)
-        except ProtocolError as error:
-            raise StoreError(f"{self._path}: {error}") from error
-        self._changed = False
+    def _freeze(self) -> Snapshot:
+        body = self.to_body()
+        return lambda: dumps(body)
 
     def _take_body(self, content: dict[str, Any]) -> None:
         for name in object_of(content, "table"):
@@ -333,7 +314,7 @@ class ConsumerOrderTable:
                 info = OrderInfo.from_json(f"{name}, queue {queue_id}", value)
                 if info is not None:
                     self._table.setdefault((topic, group), {})[queue_id] = info
-                    self._touched((topic, group, queue_id), info)
+                    self._schedule_end((topic, group, queue_id), info)
 
 
 def order_counts(info: OrderInfo, queue_id: int, retry_flag: int = 0) -> str:

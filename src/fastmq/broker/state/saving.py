@@ -1,7 +1,7 @@
-"""When a table of the broker reaches its file: at once, or in a thread while the broker runs.
+"""When a table of the broker reaches its file: `TableFile` at every change, `LaggingFile` from time to time.
 
 Writing a table takes three fsyncs (`store/tables.py`): milliseconds on a quiet disk, much more beside a busy log, and
-nobody else is served on the trio thread meanwhile. Therefore:
+nobody else is served on the trio thread meanwhile. Therefore both write in a thread. A `TableFile`:
 
     state      left by                 a change of the table
     at once    `run` starts            is written before `changed` returns; OSError if the disk refuses
@@ -13,6 +13,7 @@ What a client is told to be done must be on disk. `is_saved` and `wait_saved` ar
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Final
@@ -26,8 +27,10 @@ from fastmq.store.tables import save_json
 log = logging.getLogger("fastmq.broker.tables")
 
 RETRY_S: Final = 1.0  # after the disk has refused
-Freeze = Callable[[], Callable[[], bytes]]
-"""Takes the state of a table as it is now; what it gives back makes the text of that, in any thread."""
+Snapshot = Callable[[], bytes]
+"""Makes the text of a table, in any thread."""
+Freeze = Callable[[], Snapshot]
+"""Takes the state of a table as it is now, on the trio thread."""
 
 
 class TableFile:
@@ -88,10 +91,10 @@ class TableFile:
     async def wait_saved(self) -> None:
         """Wait until every change made before this call is on disk. StoreError if the disk refuses."""
         wanted = self._changes
-        while self._tried < wanted:
-            await self._outcome.wait()
-        if self._saved < wanted:
-            raise StoreError(f"{self._path} cannot be written")
+        while self._saved < wanted:
+            await self._outcome.wait()  # of the write that is under way or comes: also of one more after a failure
+            if self._saved < wanted <= self._tried:
+                raise StoreError(f"{self._path} cannot be written, the broker tries again")
 
     async def finish(self) -> None:
         """Write what is left, by the task if it runs: no two writes at once. OSError or StoreError: not written."""
@@ -138,3 +141,81 @@ class TableFile:
         self._tried = tried
         outcome, self._outcome = self._outcome, trio.Event()
         outcome.set()
+
+
+class LaggingFile:
+    """The file of a table that changes all the time: it is saved from time to time, a crash loses what changed since.
+
+    `before` is called first: it may note changes that the table has not taken over yet. `durable` is called in the
+    thread, with the text made and not yet written: what the text speaks of must be on disk before it is; StoreError if
+    that cannot be had. `path=None`: there is no file, nothing is ever to be saved.
+    """
+
+    def __init__(
+        self,
+        path: str | None,
+        freeze: Freeze,
+        *,
+        before: Callable[[], None] = nothing,
+        save: Callable[[str, bytes], None] = save_json,
+    ) -> None:
+        self._path = path
+        self._freeze = freeze
+        self._before = before
+        self._save = save
+        self._changed = False
+        self._failing = False
+        self._writing = trio.Lock()
+        self.durable: Callable[[], None] = nothing
+
+    def changed(self) -> None:
+        """The table has changed."""
+        self._changed = True
+
+    def take_snapshot(self) -> Snapshot | None:
+        """What makes the text to save; None if nothing changed since the last one. Give it to `write`."""
+        self._before()
+        if not self._changed or self._path is None:
+            return None
+        snapshot = self._freeze()
+        self._changed = False
+        return snapshot
+
+    def write(self, snapshot: Snapshot) -> None:
+        """Write a snapshot; blocks on the disk, in any thread. If it fails, the next one is taken whatever happens."""
+        assert self._path is not None
+        try:
+            text = snapshot()
+            self.durable()
+            self._save(self._path, text)
+        except BaseException:
+            self._changed = True
+            raise
+
+    def persist(self) -> None:
+        """Write what changed, now and here. OSError or StoreError."""
+        snapshot = self.take_snapshot()
+        if snapshot is not None:
+            self.write(snapshot)
+
+    async def save(self) -> None:
+        """Write every change made before this call, in a thread. StoreError if that is not possible now."""
+        async with self._writing:  # a newer state must not be overtaken by an older one
+            snapshot = self.take_snapshot()
+            if snapshot is None:
+                return
+            try:
+                await trio.to_thread.run_sync(self.write, snapshot)
+            except (OSError, StoreError) as error:
+                if not self._failing:
+                    log.error("%s cannot be written, trying again: %s", self._path, error)
+                self._failing = True
+                raise StoreError(f"{self._path} cannot be written, the broker tries again: {error}") from error
+            if self._failing:
+                log.warning("%s is written again", self._path)
+            self._failing = False
+
+    async def try_to_save(self) -> None:
+        """The same for a task that will come again."""
+        with contextlib.suppress(StoreError):
+            await self.save()

@@ -10,9 +10,10 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from fastmq.errors import ProtocolError, StoreError
+from fastmq.broker.state.saving import LaggingFile, Snapshot
+from fastmq.errors import StoreError
 from fastmq.protocol.bodies import DataVersion, dumps
-from fastmq.store.tables import load_json, object_of, save_json
+from fastmq.store.tables import load_table, object_of
 
 log = logging.getLogger("fastmq.broker.transaction")
 
@@ -21,12 +22,14 @@ class TransactionMetrics:
     """Counts by real topic. A file that cannot be read is noted in the log and counted as empty."""
 
     def __init__(self, path: str | None, wall_ms: Callable[[], int]) -> None:
-        self._path = path
         self._wall_ms = wall_ms
         self._counts: dict[str, tuple[int, int]] = {}  # topic -> count, wall time of the last change
-        self._changed = False
+        self.file = LaggingFile(path, self._freeze)
         self.data_version = DataVersion(counter=0, state_version=0, timestamp=wall_ms())
-        self._load()
+        try:
+            load_table(path, self._take_body)
+        except StoreError as error:
+            log.warning("the counts of open transactions begin at 0: %s", error)
 
     def add(self, topic: str, change: int) -> None:
         """A transaction of the topic began (1) or ended (-1)."""
@@ -34,7 +37,7 @@ class TransactionMetrics:
         count, _ = self._counts.get(topic, (0, 0))
         self._counts[topic] = count + change, now_ms
         self.data_version = self.data_version.next_version(now_ms)
-        self._changed = True
+        self.file.changed()
 
     def count(self, topic: str) -> int:
         """Open transactions of a topic."""
@@ -47,37 +50,19 @@ class TransactionMetrics:
     def forget(self, topic: str) -> None:
         """The topic is deleted."""
         if self._counts.pop(topic, None) is not None:
-            self._changed = True
+            self.file.changed()
 
     def to_body(self) -> dict[str, Any]:
         """The content of the file (TransactionMetricsSerializeWrapper)."""
         counts = {topic: {"count": count, "timeStamp": time_ms} for topic, (count, time_ms) in self._counts.items()}
         return {"dataVersion": self.data_version, "transactionCount": counts}
 
-    def take_snapshot(self) -> bytes | None:
-        """The text to save, None if nothing changed since the last one."""
-        if not self._changed or self._path is None:
-            return None
-        self._changed = False
-        return dumps(self.to_body())
+    def _freeze(self) -> Snapshot:
+        body = self.to_body()
+        return lambda: dumps(body)
 
-    def save(self, snapshot: bytes) -> None:
-        """Write a snapshot; blocks on the disk. If it fails, the next snapshot is taken whatever happens."""
-        assert self._path is not None
-        try:
-            save_json(self._path, snapshot)
-        except BaseException:
-            self._changed = True
-            raise
-
-    def _load(self) -> None:
-        try:
-            content = load_json(self._path) if self._path is not None else None
-            if content is None:
-                return
-            self.data_version = DataVersion.from_json(object_of(content, "dataVersion"))
-            for topic, entry in object_of(content, "transactionCount").items():
-                if isinstance(entry, dict) and type(entry.get("count")) is int:
-                    self._counts[topic] = entry["count"], int(entry.get("timeStamp") or 0)
-        except (ProtocolError, StoreError) as error:
-            log.warning("the counts of open transactions begin at 0: %s", error)
+    def _take_body(self, content: dict[str, Any]) -> None:
+        self.data_version = DataVersion.from_json(object_of(content, "dataVersion"))
+        for topic, entry in object_of(content, "transactionCount").items():
+            if isinstance(entry, dict) and type(entry.get("count")) is int:
+                self._counts[topic] = entry["count"], int(entry.get("timeStamp") or 0)
