@@ -20,14 +20,12 @@ from pathlib import Path
 import pytest
 
 from fastmq.protocol.codes import RequestCode
-from fastmq.protocol.message import decode_message, decode_messages, parse_message_id
-from support.remoting import Answer, Connection, call
+from support.remoting import call
 from support.servers import FastmqServer
+from support.transacting import COMMIT, ROLLBACK, Half, TransactionProducer, everything, open_transactions
 from support.waiting import wait_until
 
 TOPIC, GROUP, QUEUES = "crash-transactions", "crash-producers", 2
-HALF, OWN_GROUP = "RMQ_SYS_TRANS_HALF_TOPIC", "CID_RMQ_SYS_TRANS"
-UNKNOWN, COMMIT, ROLLBACK = 0, 8, 12
 SETTINGS = {
     "mappedFileSizeCommitLog": str(4 << 20),
     "mappedFileSizeConsumeQueue": "20000",
@@ -55,7 +53,6 @@ class World:
     asked: Counter[bytes] = field(default_factory=Counter)
     again: int = 0  # decisions that had been acknowledged before a kill, and were asked for again
     problems: list[str] = field(default_factory=list)
-    stop: bool = False
 
     @property
     def open(self) -> set[bytes]:
@@ -67,23 +64,18 @@ def fate_of(body: bytes) -> int:
 
 
 class Producer:
-    """One connection of the producer group."""
+    """One member of the producer group, whose opinion is in the bodies."""
 
     def __init__(self, world: World, name: str, rng: random.Random) -> None:
         self.world = world
         self.name = name
         self.rng = rng
-        self.connection = Connection(world.port, seconds=20)
+        self.producer = TransactionProducer(world.port, GROUP, name)
         self.sent = 0
-        heartbeat = f'{{"clientID":"{name}","producerDataSet":[{{"groupName":"{GROUP}"}}],"consumerDataSet":[]}}'
-        assert self.call(RequestCode.HEART_BEAT, {}, heartbeat.encode()).code == 0
-
-    def call(self, code: int, ext: dict[str, object], body: bytes = b"") -> Answer:
-        return self.connection.call(int(code), ext, body)
 
     def work(self) -> None:
-        """Begin transactions and answer checks until the broker is gone or the world stops."""
-        while not self.world.stop:
+        """Begin transactions and answer checks until the broker is gone."""
+        while True:
             if len(self.world.open) < OPEN_MOST:
                 self.begin()
             self.answer_checks()
@@ -95,51 +87,32 @@ class Producer:
         kind = "delayed" if rng.random() < 0.1 else "plain"
         key = f"{self.name}-{self.sent}"
         body = f"{key} {fate} {manner} {kind}".encode()
-        properties = f"UNIQ_KEY\x01{key}\x02PGROUP\x01{GROUP}\x02TRAN_MSG\x01true\x02WAIT\x01true\x02"
-        properties += "DELAY\x011\x02" if kind == "delayed" else ""
-        ext = {
-            "a": GROUP, "b": TOPIC, "c": "TBW102", "d": QUEUES, "e": rng.randrange(QUEUES), "f": 4,
-            "g": time.time_ns() // 1_000_000, "h": 0, "i": properties, "j": 0, "k": False, "m": False,
-        }  # fmt: skip
         world.tried.add(body)
-        answer = self.call(RequestCode.SEND_MESSAGE_V2, ext, body)
-        if answer.code != 0:
-            world.problems.append(f"send: {answer.code} {answer.remark}")
-            return
+        delay = "DELAY\x011\x02" if kind == "delayed" else ""
+        half = self.producer.begin(TOPIC, rng.randrange(QUEUES), key, body, delay)
         world.begun.add(body)
         if manner == "now":
-            log_offset = parse_message_id(answer.ext["msgId"])[2]
-            self.decide(body, key, int(answer.ext["queueOffset"]), log_offset, asked=False)
+            self.decide(half)
 
-    def answer_checks(self, wait_s: float = 0.0) -> int:
+    def answer_checks(self, wait_s: float = 0.0) -> None:
         """Answer what the broker has asked meanwhile."""
-        requests = self.connection.take_requests(wait_s)
-        for request in requests:
-            assert request.code == RequestCode.CHECK_TRANSACTION_STATE
-            message, _ = decode_message(request.body)
-            body, world = message.body, self.world
-            world.asked[body] += 1
-            if body in world.decided:
-                world.again += 1
-            if b" unsure " in body and world.asked[body] == 1:
+        world = self.world
+        for half in self.producer.checks(wait_s):
+            world.asked[half.body] += 1
+            world.again += half.body in world.decided
+            if b" unsure " in half.body and world.asked[half.body] == 1:
                 continue  # as a client whose listener says UNKNOW, or is stuck
-            ext = request.ext
-            self.decide(body, ext["msgId"], int(ext["tranStateTableOffset"]), int(ext["commitLogOffset"]), asked=True)
-        return len(requests)
+            self.decide(half)
 
-    def decide(self, body: bytes, key: str, queue_offset: int, log_offset: int, *, asked: bool) -> None:
-        ext = {
-            "producerGroup": GROUP, "tranStateTableOffset": queue_offset, "commitLogOffset": log_offset,
-            "commitOrRollback": fate_of(body), "fromTransactionCheck": asked, "msgId": key, "transactionId": key,
-        }  # fmt: skip
-        answer = self.call(RequestCode.END_TRANSACTION, ext)
+    def decide(self, half: Half) -> None:
+        answer = self.producer.end(half, fate_of(half.body))
         if answer.code == 0:
-            self.world.decided.add(body)
+            self.world.decided.add(half.body)
         else:
-            self.world.problems.append(f"end of {body!r}: {answer.code} {answer.remark}")
+            self.world.problems.append(f"end of {half.body!r}: {answer.code} {answer.remark}")
 
     def close(self) -> None:
-        self.connection.close()
+        self.producer.close()
 
 
 def until_the_end(world: World, name: str, seed: int) -> None:
@@ -152,46 +125,25 @@ def until_the_end(world: World, name: str, seed: int) -> None:
         world.problems.append(f"{name}: {error!r}")
 
 
-def number(port: int, code: int, ext: dict[str, object]) -> int:
-    answer = call(port, int(code), ext)
-    assert answer.code == 0, answer.remark
-    return int(answer.ext["offset"])
-
-
-def everything(port: int) -> Counter[bytes]:
-    """How often each message lies in the topic."""
-    found: Counter[bytes] = Counter()
-    for queue_id in range(QUEUES):
-        offset = 0
-        while True:
-            ext = {
-                "consumerGroup": "crash-reader", "topic": TOPIC, "queueId": queue_id, "queueOffset": offset,
-                "maxMsgNums": 32, "sysFlag": 4, "commitOffset": 0, "suspendTimeoutMillis": 0, "subscription": "*",
-                "subVersion": 0,
-            }  # fmt: skip
-            answer = call(port, RequestCode.PULL_MESSAGE, ext)
-            if answer.code == 19:
-                break
-            assert answer.code == 0, (answer.code, answer.remark)
-            found.update(message.body for message in decode_messages(answer.body))
-            offset = int(answer.ext["nextBeginOffset"])
-    return found
-
-
 def settle(world: World) -> Counter[bytes]:
     """Answer checks until nothing is open; what lies in the topic then."""
     with contextlib.closing(Producer(world, "last", random.Random(0))) as producer:
-        half = {"topic": HALF, "queueId": 0}
 
         def nothing_is_open() -> bool:
             producer.answer_checks(0.3)
-            done = number(world.port, RequestCode.QUERY_CONSUMER_OFFSET, {**half, "consumerGroup": OWN_GROUP})
-            return not world.open and done == number(world.port, RequestCode.GET_MAX_OFFSET, half)
+            return not world.open and open_transactions(world.port) == 0
 
         wait_until(nothing_is_open, "every transaction is decided, and the broker knows it", 90)
     wanted = {body for body in world.begun if fate_of(body) == COMMIT}
-    wait_until(lambda: everything(world.port).keys() >= wanted, "all that was committed is there", 30)
-    return everything(world.port)
+    found: Counter[bytes] = Counter()
+
+    def all_there() -> bool:
+        found.clear()
+        found.update(everything(world.port, TOPIC, QUEUES))
+        return found.keys() >= wanted
+
+    wait_until(all_there, "all that was committed is there", 30)
+    return found
 
 
 def check(world: World, found: Counter[bytes]) -> None:

@@ -257,7 +257,7 @@ class Broker:
         return peer if peer.alive else None
 
     async def save_consumer_offsets(self) -> None:
-        """Write what a tool has moved now: it is not told so before. StoreError: that counts, but is not on disk yet."""
+        """Write what a tool has moved: it is told so afterwards. StoreError: that counts, but is not on disk yet."""
         await self.keeper.save_moved_offsets()
 
     def longpoll_changed(self) -> None:

@@ -21,6 +21,7 @@ import trio
 
 from fastmq._store import ST_OK, ST_PROPERTIES_TOO_LARGE, ST_TOO_MANY_LMQ, Appended
 from fastmq.broker.delivery.intake import PutsMessages, put_stored
+from fastmq.broker.steady import Patience
 from fastmq.clock import Clock
 from fastmq.errors import ProtocolError, StoreError, UsageError
 from fastmq.protocol import message as m
@@ -97,6 +98,7 @@ class DelayDelivery:
         self._on_delivered = on_delivered
         self._offsets: dict[int, int] = {}
         self._stuck: set[int] = set()
+        self._patience = Patience()
         self._updates = 0
         self._saved: dict[int, int] = {}
         self._unsaved: tuple[int, dict[int, int]] | None = None  # (log offset that must be flushed, offsets)
@@ -139,7 +141,7 @@ class DelayDelivery:
             if deliver_ms > now_ms:
                 outcome.at(deliver_ms)
                 return
-            if not self._deliver(level, offset, log_offset):
+            if not self._try_to_deliver(level, offset, log_offset):
                 outcome.at(now_ms + RETRY_MS)
                 return
             offset += 1
@@ -147,6 +149,15 @@ class DelayDelivery:
             outcome.delivered += 1
         if offset < end:
             outcome.at(now_ms if entries else now_ms + RETRY_MS)
+
+    def _try_to_deliver(self, level: int, offset: int, log_offset: int) -> bool:
+        try:
+            return self._deliver(level, offset, log_offset)
+        except Exception as error:
+            if not self._patience.is_over((level, offset), error):
+                raise
+            log.exception("delay level %d, offset %d, log offset %d: passed over", level, offset, log_offset)
+            return True
 
     def _head(self, level: int) -> int:
         """The next offset of a level, within what the queue has."""

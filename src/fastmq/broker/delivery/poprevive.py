@@ -40,6 +40,7 @@ class ReviveQueue:
     def __init__(self, committed: int = NOTHING_DONE) -> None:
         self.next_offset = committed + 1
         self._pending: dict[CheckPointKey, list[Pending]] = {}
+        self._count = 0
         self._by_time: list[tuple[int, int, Pending]] = []
         self._strays: dict[CheckPointKey, list[tuple[int, int, Ack]]] = {}  # (offset, due, ack)
         self._stray_times: list[tuple[int, int, CheckPointKey]] = []
@@ -49,7 +50,7 @@ class ReviveQueue:
 
     def __len__(self) -> int:
         """How many checkpoints are pending."""
-        return sum(map(len, self._pending.values()))
+        return self._count
 
     # --- what the queue says -----------------------------------------------------------------------------------------
 
@@ -80,6 +81,7 @@ class ReviveQueue:
             return  # the timer delivers again after a crash
         heapq.heappush(self._open, pending.offset)
         self._pending.setdefault(checkpoint.key, []).append(pending)
+        self._count += 1
         for _, _, ack in self._strays.get(checkpoint.key, ()):
             _apply(ack, checkpoint)
         if checkpoint.open_offsets():
@@ -121,9 +123,18 @@ class ReviveQueue:
             heapq.heappop(self._by_time)
         return self._by_time[0][0] if self._by_time else None
 
+    def has_read_enough(self, most: int) -> bool:
+        """Whether there are so many checkpoints, of which the first is over once its acks are known.
+
+        Then reading on would only take memory: the backlog of a broker that was down may be millions.
+        """
+        next_ms = self.next_due_ms()
+        return len(self) >= most and next_ms is not None and next_ms <= self._newest_due_ms - BACKLOG_MARGIN_MS
+
     def finish(self, pending: Pending) -> None:
         """Nothing is left to do for a checkpoint."""
         pending.over = True
+        self._count -= 1
         self._closed.add(pending.offset)
         key = pending.checkpoint.key
         known = self._pending[key]

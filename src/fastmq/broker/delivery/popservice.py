@@ -18,6 +18,7 @@ from fastmq.broker.delivery.longpoll import Watch
 from fastmq.broker.delivery.pop import RETRY_QUEUES
 from fastmq.broker.delivery.popck import ACK_TAG, BATCH_ACK_TAG, CK_TAG, Ack, CheckPoint, normal_topic
 from fastmq.broker.delivery.poprevive import NOTHING_DONE, Pending, ReviveQueue
+from fastmq.broker.steady import Patience
 from fastmq.errors import ProtocolError, RequestError, UsageError
 from fastmq.limits import MAX_PROPERTIES_BYTES
 from fastmq.protocol import message as m
@@ -31,6 +32,9 @@ log = logging.getLogger("fastmq.broker.pop")
 
 ENTRIES_A_STEP: Final = 64  # of one queue
 CHECKPOINTS_A_STEP: Final = 4  # of one queue; each holds up to 32 messages
+READ_AHEAD: Final = (
+    10_000  # checkpoints of one queue in memory; more only if it takes that to know that the first is over
+)
 RETRY_MS: Final = 100  # after something could not be stored
 SOON_MS: Final = 50  # when the timer has not come as far as the clock
 
@@ -69,6 +73,7 @@ class PopRevive:
         self._committed: dict[ReviveKey, int] = {}
         self._queues: dict[ReviveKey, ReviveQueue] = {}
         self._stuck: set[ReviveKey] = set()
+        self._patience = Patience()
         self._wake = trio.Event()
         self.revived = 0
 
@@ -111,13 +116,15 @@ class PopRevive:
         acks_known_ms = min(self._acks_known(), now_ms)
         end = self._watch(*key, True)
         begin = queue.next_offset
-        self._read(key, queue, end)
+        if not queue.has_read_enough(READ_AHEAD):
+            self._read(key, queue, end)
         queue = self._queues[key]
         at_end = queue.next_offset >= end
         horizon_ms = queue.horizon(acks_known_ms, at_end=at_end)
         stuck = False
+        number = 0
         for number, pending in enumerate(queue.due(horizon_ms), 1):
-            if not self._revive(key, pending):
+            if not self._try_to_revive(key, pending):
                 stuck = True
                 break
             queue.finish(pending)
@@ -127,7 +134,7 @@ class PopRevive:
         if stuck:
             return now_ms + RETRY_MS
         if not at_end:
-            return now_ms if queue.next_offset > begin else now_ms + RETRY_MS
+            return now_ms if queue.next_offset > begin or number else now_ms + RETRY_MS
         next_ms = queue.next_due_ms()
         if next_ms is None or next_ms > now_ms:
             return next_ms
@@ -150,8 +157,17 @@ class PopRevive:
         if queue.next_offset == end:
             return
         for log_offset, _, _ in store.queue_entries(*key, queue.next_offset, ENTRIES_A_STEP):
-            entry, due_ms = self._entry(key, queue.next_offset, log_offset)
+            entry, due_ms = self._try_entry(key, queue.next_offset, log_offset)
             queue.feed(queue.next_offset, entry, due_ms)
+
+    def _try_entry(self, key: ReviveKey, offset: int, log_offset: int) -> tuple[CheckPoint | Ack | None, int]:
+        try:
+            return self._entry(key, offset, log_offset)
+        except Exception as error:
+            if not self._patience.is_over((key, offset), error):
+                raise
+            log.exception("%s, queue %d, offset %d: passed over", *key, offset)
+            return None, 0
 
     def _entry(self, key: ReviveKey, offset: int, log_offset: int) -> tuple[CheckPoint | Ack | None, int]:
         """What lies at an offset of a queue, and when it was due."""
@@ -179,6 +195,15 @@ class PopRevive:
             self._broker.offsets.commit(names.REVIVE_CONSUMER_GROUP, *key, offset)
 
     # --- making visible again ----------------------------------------------------------------------------------------
+
+    def _try_to_revive(self, key: ReviveKey, pending: Pending) -> bool:
+        try:
+            return self._revive(key, pending)
+        except Exception as error:
+            if not self._patience.is_over((key, pending.offset, "revive"), error):
+                raise
+            log.exception("%s, queue %d, offset %d: the checkpoint is dropped", *key, pending.offset)
+            return True
 
     def _revive(self, key: ReviveKey, pending: Pending) -> bool:
         """Put the open messages of a checkpoint into the retry topic. False if the store takes nothing now."""

@@ -34,6 +34,7 @@ from fastmq.broker.delivery.intake import PutsMessages, put_stored
 from fastmq.broker.delivery.timer_files import Bound, TimerFiles, TimerSnapshot
 from fastmq.broker.delivery.timer_rules import delete_key, first_look, roll_window
 from fastmq.broker.delivery.timer_slots import OpenSlot, Recall, TimerMessage, properties_after_wait
+from fastmq.broker.steady import Patience
 from fastmq.clock import Clock
 from fastmq.errors import ProtocolError, UsageError
 from fastmq.protocol import message as m
@@ -96,6 +97,7 @@ class TimerDelivery:
         self._allowed_ms = 0  # what is due until then may be delivered
         self._rolled_end = 0  # queue offset behind the last message that was sent on to a later slot
         self._stuck = False
+        self._patience = Patience()
         self._wake = trio.Event()
         self.enqueued = self.delivered = 0
         self._samples: deque[tuple[float, int, int]] = deque([(clock.monotonic(), 0, 0)], maxlen=RATE_STEPS)
@@ -211,7 +213,13 @@ class TimerDelivery:
         files.queue_offset += len(entries)
 
     def _read(self, log_offset: int) -> TimerMessage | None:
-        return TimerMessage.read(self._store.read_record(log_offset), log_offset, self._precision_ms)
+        try:
+            return TimerMessage.read(self._store.read_record(log_offset), log_offset, self._precision_ms)
+        except Exception as error:
+            if not self._patience.is_over(("read", log_offset), error):
+                raise
+            log.exception("timers: the message at log offset %d cannot be read", log_offset)
+            return None
 
     def _enqueue(self, followed: list[TimerMessage], now_ms: int) -> None:
         """Write records for messages and hang them into their slots: all of them, or OSError and none."""
@@ -391,7 +399,7 @@ class TimerDelivery:
                     outcome.at(self._now_ms)
                     return
                 left -= 1
-                if not self._deliver(slot.waiting[0][1]):
+                if not self._try_to_deliver(slot.waiting[0][1]):
                     outcome.at(self._now_ms + RETRY_MS)
                     return
                 heapq.heappop(slot.waiting)
@@ -399,6 +407,15 @@ class TimerDelivery:
                 outcome.delivered += 1
             if slot.waiting:
                 outcome.at(max(slot.waiting[0][0], self._now_ms))
+
+    def _try_to_deliver(self, position: int) -> bool:
+        try:
+            return self._deliver(position)
+        except Exception as error:
+            if not self._patience.is_over(position, error):
+                raise
+            log.exception("timer log %d: passed over", position)
+            return True
 
     def _deliver(self, position: int) -> bool:
         """Store one message where it belongs. False: not possible now. What can never be delivered is passed over."""

@@ -38,6 +38,7 @@ from fastmq.broker.delivery.transaction import (
     op_body,
     read_op,
 )
+from fastmq.errors import StoreError
 from fastmq.limits import MAX_PROPERTIES_BYTES
 from fastmq.protocol.message import encode_properties
 
@@ -262,8 +263,13 @@ class HalfQueue:
             if left == 0:
                 return None
             left -= 1
-            if not self._check_one(now_ms, rules, asker, current):
-                break
+            try:
+                if not self._check_one(now_ms, rules, asker, current):
+                    break
+            except (MemoryError, StoreError):
+                raise
+            except Exception:  # it stays open, and must not keep the producers of others from being asked
+                log.exception("half queue %d, offset %d: looked at again next time", self.queue_id, current.offset)
             current.offset += 1
         self._round = None
         return current

@@ -41,6 +41,7 @@ RETRY_MS: Final = 1000  # after an op message could not be stored
 RECORDS_A_STEP: Final = 64  # between two steps trio's other tasks have their turn
 MAX_TIME_QUEUES: Final = 1
 FIRST_OP_STEPS: Final = 16
+MAX_TURNS: Final = 10_000  # groups of which it is known who was asked last
 MAX_TWINS: Final = 32  # messages with the same key that are looked at
 
 
@@ -259,6 +260,8 @@ class Transactions:
             body=body,
         )
         channels = broker.sessions.producers(group)
+        if len(self._turns) > MAX_TURNS:
+            self._turns.clear()
         for _ in channels:
             turn = self._turns[group] = self._turns.get(group, -1) + 1
             peer = broker.peer_of(channels[turn % len(channels)])
