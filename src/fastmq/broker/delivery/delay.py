@@ -14,38 +14,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-import trio
-
-from fastmq._store import ST_OK, ST_PROPERTIES_TOO_LARGE, ST_TOO_MANY_LMQ, Appended
+from fastmq._store import ST_OK, Appended
+from fastmq.broker.delivery.due import RETRY_MS, Due, DueLoop
 from fastmq.broker.delivery.intake import PutsMessages, put_stored
 from fastmq.broker.steady import Patience
 from fastmq.clock import Clock
-from fastmq.errors import ProtocolError, StoreError, UsageError
+from fastmq.errors import ProtocolError, UsageError
 from fastmq.protocol import message as m
 from fastmq.protocol import names
 from fastmq.protocol.bodies import DataVersion, dumps
 from fastmq.protocol.fields import parse_int32, parse_int64
-from fastmq.store.tables import load_json, object_of, save_json
+from fastmq.store.tables import load_table, object_of, save_json
 
 log = logging.getLogger("fastmq.broker.delay")
 
-RETRY_MS: Final = 100  # after a message could not be stored
-CLOCK_CHECK_MS: Final = 1000  # longest sleep: the wall clock may have been set meanwhile
 ENTRIES_A_LEVEL: Final = 64  # entries of one level per round, so that no level makes the others late
-
-
-NO_LIGHT_QUEUES: Final = (ST_TOO_MANY_LMQ, ST_PROPERTIES_TOO_LARGE)
-"""Why a message that was accepted may not get into its light queues: better without than all behind it never."""
-
-
-def without_light_queues(properties: bytes) -> bytes:
-    """The properties of a message that comes into its own queue alone."""
-    found = m.decode_properties(properties)
-    found.pop(m.PROPERTY_INNER_MULTI_DISPATCH, None)
-    return m.encode_properties(found)
 
 
 class DelayStore(PutsMessages, Protocol):
@@ -62,19 +47,7 @@ class DelayStore(PutsMessages, Protocol):
     def watch(self, topic: str, queue_id: int, on: bool = True) -> int: ...
 
 
-@dataclass(slots=True)
-class Due:
-    """Outcome of a round. `next_ms`: wall time at which there is something to do again; None: not before a wake-up."""
-
-    delivered: int = 0
-    next_ms: int | None = None
-
-    def at(self, wall_ms: int) -> None:
-        """There is something to do at that time."""
-        self.next_ms = wall_ms if self.next_ms is None else min(self.next_ms, wall_ms)
-
-
-class DelayDelivery:
+class DelayDelivery(DueLoop):
     """The levels and how far each has come. `levels_ms`: the delay of each level, the first level first.
 
     Raises StoreError from the constructor if the file (and its backup) cannot be read.
@@ -90,10 +63,10 @@ class DelayDelivery:
         version_step: Callable[[], int] = lambda: 200,
         on_delivered: Callable[[str, int, Appended], None] = lambda _topic, _queue_id, _appended: None,
     ) -> None:
+        super().__init__(clock)
         self._path = path
         self._store = store
         self._levels_ms = tuple(levels_ms)
-        self._clock = clock
         self._version_step = version_step
         self._on_delivered = on_delivered
         self._offsets: dict[int, int] = {}
@@ -102,10 +75,9 @@ class DelayDelivery:
         self._updates = 0
         self._saved: dict[int, int] = {}
         self._unsaved: tuple[int, dict[int, int]] | None = None  # (log offset that must be flushed, offsets)
-        self._wake = trio.Event()
-        self._stopped = False
         self.data_version = DataVersion(counter=0, state_version=0, timestamp=clock.wall_ms())
-        self._load()
+        load_table(path, self._take_body)
+        self._saved = dict(self._offsets)
 
     # --- the core: no waiting ----------------------------------------------------------------------------------------
 
@@ -189,9 +161,6 @@ class DelayDelivery:
             return True
         try:
             appended = put_stored(self._store, message, topic, queue_id, message.properties)
-            if appended.status in NO_LIGHT_QUEUES:
-                plain = without_light_queues(message.properties)
-                appended = put_stored(self._store, message, topic, queue_id, plain)
         except UsageError as error:
             log.error("delay level %d, offset %d: passed over: %s", level, offset, error)
             return True
@@ -209,30 +178,6 @@ class DelayDelivery:
         self._updates += 1
         if self._updates % self._version_step() == 0:
             self.data_version = self.data_version.next_version(self._clock.wall_ms())
-
-    # --- the loop ----------------------------------------------------------------------------------------------------
-
-    def moved(self) -> None:
-        """The schedule topic has new messages."""
-        self._wake.set()
-
-    def stop(self) -> None:
-        """Deliver nothing more: the offsets written from now on are the last word."""
-        self._stopped = True
-        self._wake.set()
-
-    async def run(self) -> None:
-        """Deliver until cancelled or stopped."""
-        while not self._stopped:
-            self._wake = trio.Event()
-            now_ms = self._clock.wall_ms()
-            outcome = self.due(now_ms)
-            if outcome.next_ms is not None and outcome.next_ms <= now_ms:
-                await trio.lowlevel.checkpoint()
-                continue
-            wait_ms = CLOCK_CHECK_MS if outcome.next_ms is None else min(CLOCK_CHECK_MS, outcome.next_ms - now_ms)
-            with trio.move_on_after(wait_ms / 1000):
-                await self._wake.wait()
 
     # --- file --------------------------------------------------------------------------------------------------------
 
@@ -268,17 +213,10 @@ class DelayDelivery:
     def _body(self, offsets: dict[int, int]) -> dict[str, Any]:
         return {"dataVersion": self.data_version, "offsetTable": dict(sorted(offsets.items()))}
 
-    def _load(self) -> None:
-        content = load_json(self._path) if self._path is not None else None
-        if content is None:
-            return
-        try:
-            self.data_version = DataVersion.from_json(object_of(content, "dataVersion"))
-            for key, offset in object_of(content, "offsetTable").items():
-                level = parse_int64(key)
-                if level is None or type(offset) is not int:
-                    raise ProtocolError(f"level {key!r} is at {offset!r}")
-                self._offsets[level] = offset
-        except ProtocolError as error:
-            raise StoreError(f"{self._path}: {error}") from error
-        self._saved = dict(self._offsets)
+    def _take_body(self, content: dict[str, Any]) -> None:
+        self.data_version = DataVersion.from_json(object_of(content, "dataVersion"))
+        for key, offset in object_of(content, "offsetTable").items():
+            level = parse_int64(key)
+            if level is None or type(offset) is not int:
+                raise ProtocolError(f"level {key!r} is at {offset!r}")
+            self._offsets[level] = offset

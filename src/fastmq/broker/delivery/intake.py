@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
+from fastmq._store import ST_PROPERTIES_TOO_LARGE, ST_RECORD_TOO_LARGE, ST_TOO_MANY_LMQ
 from fastmq.broker.delivery.timer_rules import TIMER_PROPERTIES, is_timer, requested_time, slot_time
 from fastmq.errors import RequestError
 from fastmq.protocol import message as m
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 HOST_FLAGS: Final = m.BORN_HOST_V6_FLAG | m.STORE_HOST_V6_FLAG
 """What sysFlag says about the form of addresses: the store sets these."""
+
+_TOO_LARGE: Final = (ST_PROPERTIES_TOO_LARGE, ST_RECORD_TOO_LARGE)
+_NO_LIGHT_QUEUES: Final = (ST_TOO_MANY_LMQ, ST_PROPERTIES_TOO_LARGE)
 
 
 class PutsMessages(Protocol):
@@ -127,20 +131,33 @@ def put_stored(
 ) -> Appended:  # fmt: skip
     """Store a message of the store once more elsewhere, as it is but for its properties; `tries` more reconsume times.
 
-    What was accepted once is not refused for its size now. UsageError if there can be no such topic or queue.
+    What was accepted once is not refused for its size now, nor because it does not get into its light queues any more:
+    better without them than never. UsageError if there can be no such topic or queue.
     """
-    return store.put(
-        topic,
-        queue_id,
-        stored.body,
-        properties,
-        flag=stored.flag,
-        sys_flag=stored.sys_flag & ~HOST_FLAGS,
-        born_timestamp_ms=stored.born_timestamp,
-        born_host=stored.born_host if born_host is None else born_host,
-        reconsume_times=stored.reconsume_times + tries,
-        internal=True,
-    )
+
+    def put(text: bytes) -> Appended:
+        return store.put(
+            topic,
+            queue_id,
+            stored.body,
+            text,
+            flag=stored.flag,
+            sys_flag=stored.sys_flag & ~HOST_FLAGS,
+            born_timestamp_ms=stored.born_timestamp,
+            born_host=stored.born_host if born_host is None else born_host,
+            reconsume_times=stored.reconsume_times + tries,
+            internal=True,
+        )
+
+    appended = put(properties)
+    if appended.status in _TOO_LARGE and properties != stored.properties:
+        properties = stored.properties  # there is no room for what the broker adds
+        appended = put(properties)
+    if appended.status in _NO_LIGHT_QUEUES and m.PROPERTY_INNER_MULTI_DISPATCH.encode() in properties:
+        found = m.decode_properties(properties)
+        found.pop(m.PROPERTY_INNER_MULTI_DISPATCH, None)
+        appended = put(m.encode_properties(found))
+    return appended
 
 
 def _is_prepared(message: OutgoingMessage) -> bool:

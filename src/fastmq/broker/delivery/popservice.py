@@ -20,7 +20,6 @@ from fastmq.broker.delivery.popck import ACK_TAG, BATCH_ACK_TAG, CK_TAG, Ack, Ch
 from fastmq.broker.delivery.poprevive import NOTHING_DONE, Pending, ReviveQueue
 from fastmq.broker.steady import Patience
 from fastmq.errors import ProtocolError, RequestError, UsageError
-from fastmq.limits import MAX_PROPERTIES_BYTES
 from fastmq.protocol import message as m
 from fastmq.protocol import names
 from fastmq.protocol.fields import parse_int64
@@ -242,8 +241,6 @@ class PopRevive:
         text = m.encode_properties(properties)
         try:
             # not through the hook for delays: the message had its delay
-            if len(text) > MAX_PROPERTIES_BYTES:
-                text = original.properties
             appended = put_stored(store, original, topic, 0, text, tries=1, born_host=broker.store_host)
         except (UsageError, ValueError) as error:
             log.error("%s, queue %d, offset %d: %s", checkpoint.topic, checkpoint.queue_id, offset, error)

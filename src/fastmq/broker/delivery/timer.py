@@ -19,8 +19,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
-import trio
-
 from fastmq._store import (
     ST_BODY_TOO_LARGE,
     ST_OK,
@@ -29,7 +27,7 @@ from fastmq._store import (
     ST_TOPIC_TOO_LONG,
     java_hash,
 )
-from fastmq.broker.delivery.delay import CLOCK_CHECK_MS, NO_LIGHT_QUEUES, RETRY_MS, Due, without_light_queues
+from fastmq.broker.delivery.due import RETRY_MS, Due, DueLoop
 from fastmq.broker.delivery.intake import PutsMessages, put_stored
 from fastmq.broker.delivery.timer_files import Bound, TimerFiles, TimerSnapshot
 from fastmq.broker.delivery.timer_rules import delete_key, first_look, roll_window
@@ -68,7 +66,7 @@ class TimerStore(PutsMessages, Protocol):
     def watch(self, topic: str, queue_id: int, on: bool = True) -> int: ...
 
 
-class TimerDelivery:
+class TimerDelivery(DueLoop):
     """The wheel and how far it has come. `window_slots`: timerRollWindowSlot."""
 
     def __init__(
@@ -80,9 +78,9 @@ class TimerDelivery:
         window_slots: int = 172_800,
         on_delivered: Callable[[str, int, Appended], None] = lambda _topic, _queue_id, _appended: None,
     ) -> None:
+        super().__init__(clock)
         self.files = files
         self._store = store
-        self._clock = clock
         self._window_slots = roll_window(window_slots)
         self.precision_ms = self._precision_ms = files.precision_ms
         self._on_delivered = on_delivered
@@ -92,13 +90,11 @@ class TimerDelivery:
         self._opened_to = files.read_ms - files.precision_ms
         self._floor = files.read_ms  # slots before this one take no more messages
         self._now_ms = files.version.timestamp
-        self._stopped = False
         self._gate: tuple[int, int] = (0, 0)  # (queue offset, time): what was stored until then lies before the offset
         self._allowed_ms = 0  # what is due until then may be delivered
         self._rolled_end = 0  # queue offset behind the last message that was sent on to a later slot
         self._stuck = False
         self._patience = Patience()
-        self._wake = trio.Event()
         self.enqueued = self.delivered = 0
         self._samples: deque[tuple[float, int, int]] = deque([(clock.monotonic(), 0, 0)], maxlen=RATE_STEPS)
         self.delivered_until_ms = 0  # what was stored before the last step and is due until then was delivered
@@ -449,10 +445,6 @@ class TimerDelivery:
         assert target is not None
         kept = properties_after_wait(message, properties, record, self._now_ms, self._precision_ms)
         appended = self._put(target, queue_id, message, kept)
-        if appended is not None and appended.status in _ILLEGAL:  # too long with what delivery adds
-            appended = self._put(target, queue_id, message, message.properties)
-        if appended is not None and appended.status in NO_LIGHT_QUEUES:
-            appended = self._put(target, queue_id, message, without_light_queues(message.properties))
         if appended is None or appended.status in _ILLEGAL:
             log.error("timer log %d: %s takes no such message, passed over", position, target)
         elif appended.status != ST_OK:
@@ -477,30 +469,6 @@ class TimerDelivery:
         except UsageError as error:
             log.error("%s, queue %d: %s", topic, queue_id, error)
             return None
-
-    # --- the loop ----------------------------------------------------------------------------------------------------
-
-    def moved(self) -> None:
-        """The timer topic has new messages."""
-        self._wake.set()
-
-    def stop(self) -> None:
-        """Deliver nothing more: what is written from now on is the last word."""
-        self._stopped = True
-        self._wake.set()
-
-    async def run(self) -> None:
-        """Deliver until cancelled or stopped."""
-        while not self._stopped:
-            self._wake = trio.Event()
-            now_ms = self._clock.wall_ms()
-            outcome = self.due(now_ms)
-            if outcome.next_ms is not None and outcome.next_ms <= now_ms:
-                await trio.lowlevel.checkpoint()
-                continue
-            wait_ms = CLOCK_CHECK_MS if outcome.next_ms is None else min(CLOCK_CHECK_MS, outcome.next_ms - now_ms)
-            with trio.move_on_after(wait_ms / 1000):
-                await self._wake.wait()
 
     # --- files -------------------------------------------------------------------------------------------------------
 

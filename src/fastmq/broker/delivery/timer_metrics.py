@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Container
 from typing import Any
 
-from fastmq.errors import ProtocolError, StoreError
+from fastmq.errors import ProtocolError
 from fastmq.protocol import names
 from fastmq.protocol.bodies import DataVersion, dumps
-from fastmq.store.tables import load_json, object_of
+from fastmq.store.tables import load_table, object_of
 
 
 class TimerMetrics:
@@ -18,8 +18,7 @@ class TimerMetrics:
         self._wall_ms = wall_ms
         self._counts: dict[str, list[int]] = {}  # topic: [count, time of the last change]
         self.data_version = DataVersion(timestamp=wall_ms())
-        if path is not None:
-            self._load(path)
+        load_table(path, self._take_body)
 
     def add(self, topic: str, change: int) -> None:
         """So many more (or fewer) messages of a topic wait."""
@@ -53,16 +52,10 @@ class TimerMetrics:
         """The file."""
         return dumps(self.to_body())
 
-    def _load(self, path: str) -> None:
-        content = load_json(path)
-        if content is None:
-            return
-        try:
-            self.data_version = DataVersion.from_json(object_of(content, "dataVersion"))
-            for topic, entry in object_of(content, "timingCount").items():
-                count, at = (entry.get("count"), entry.get("timeStamp")) if isinstance(entry, dict) else (None, None)
-                if type(count) is not int or type(at) is not int:
-                    raise ProtocolError(f"{topic!r} has {entry!r}")
-                self._counts[topic] = [count, at]
-        except ProtocolError as error:
-            raise StoreError(f"{path}: {error}") from error
+    def _take_body(self, content: dict[str, Any]) -> None:
+        self.data_version = DataVersion.from_json(object_of(content, "dataVersion"))
+        for topic, entry in object_of(content, "timingCount").items():
+            count, at = (entry.get("count"), entry.get("timeStamp")) if isinstance(entry, dict) else (None, None)
+            if type(count) is not int or type(at) is not int:
+                raise ProtocolError(f"{topic!r} has {entry!r}")
+            self._counts[topic] = [count, at]

@@ -6,16 +6,16 @@ command or, with autoCreateSubscriptionGroup, when a client first names them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from fastmq.broker.state import nothing
 from fastmq.broker.state.saving import TableFile
 from fastmq.config import BrokerConfig
-from fastmq.errors import ProtocolError, StoreError
+from fastmq.errors import ProtocolError
 from fastmq.protocol import names
 from fastmq.protocol.bodies import DataVersion, SubscriptionGroupConfig, dumps
-from fastmq.store.tables import load_json, object_of
+from fastmq.store.tables import load_table, object_of
 
 FORBIDDEN_READ_BIT: Final = 2
 """Bit of the forbidden table that stops a group from pulling a topic (PermName.INDEX_PERM_READ)."""
@@ -28,7 +28,6 @@ class SubscriptionGroupTable:
     """
 
     def __init__(self, path: str | None, *, config: Callable[[], BrokerConfig], wall_ms: Callable[[], int]) -> None:
-        self._path = path
         self._config = config
         self._wall_ms = wall_ms
         self.on_change: Callable[[], None] = nothing
@@ -37,7 +36,7 @@ class SubscriptionGroupTable:
         self.data_version = DataVersion(counter=0, state_version=0, timestamp=wall_ms())
         for name in names.PREDEFINED_GROUPS:
             self._groups[name] = SubscriptionGroupConfig(group_name=name)
-        self._load()
+        load_table(path, self._take_body)
         self.file = TableFile(path, self._freeze)
 
     # --- reading -----------------------------------------------------------------------------------------------------
@@ -143,23 +142,19 @@ class SubscriptionGroupTable:
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    def _load(self) -> None:
-        content = load_json(self._path) if self._path is not None else None
-        if content is None:
-            return
-        try:
-            self.data_version = DataVersion.from_json(object_of(content, "dataVersion"))
-            for name, value in object_of(content, "subscriptionGroupTable").items():
-                group = SubscriptionGroupConfig.from_json(value)
-                self._groups[name] = group
-            for group_name, topics in object_of(content, "forbiddenTable").items():
-                if not isinstance(topics, Mapping):
-                    raise ProtocolError(f"forbiddenTable of {group_name} is not an object")
-                bits = {topic: int(value) for topic, value in topics.items() if value}
-                if bits:
-                    self._forbidden[group_name] = bits
-        except (ProtocolError, ValueError, TypeError) as error:
-            raise StoreError(f"{self._path}: {error}") from error
+    def _take_body(self, content: dict[str, Any]) -> None:
+        self.data_version = DataVersion.from_json(object_of(content, "dataVersion"))
+        for name, value in object_of(content, "subscriptionGroupTable").items():
+            self._groups[name] = SubscriptionGroupConfig.from_json(value)
+        for name in object_of(content, "forbiddenTable"):
+            bits = {}
+            for topic, value in object_of(content["forbiddenTable"], name).items():
+                if type(value) is not int:
+                    raise ProtocolError(f"forbiddenTable has {value!r} for {name} and {topic}")
+                if value:
+                    bits[topic] = value
+            if bits:
+                self._forbidden[name] = bits
 
     def _commit(self, groups: dict[str, SubscriptionGroupConfig], forbidden: dict[str, dict[str, int]]) -> None:
         """Have the table written with a new version. If the disk refuses at once, the former state is put back."""

@@ -10,9 +10,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from fastmq.broker.state.saving import TableFile
-from fastmq.errors import ProtocolError, StoreError
 from fastmq.protocol.bodies import MessageRequestMode, dumps
-from fastmq.store.tables import load_json, object_of
+from fastmq.store.tables import load_table, object_of
 
 PULL: Final = "PULL"
 POP: Final = "POP"
@@ -26,9 +25,8 @@ class MessageRequestModes:
     """
 
     def __init__(self, path: str | None) -> None:
-        self._path = path
         self._modes: dict[str, dict[str, MessageRequestMode]] = {}
-        self._load()
+        load_table(path, self._take_body)
         self.file = TableFile(path, self._freeze)
 
     def get(self, topic: str, group: str) -> MessageRequestMode | None:
@@ -63,14 +61,8 @@ class MessageRequestModes:
         body = self.to_body()
         return lambda: dumps(body)
 
-    def _load(self) -> None:
-        content = load_json(self._path) if self._path is not None else None
-        if content is None:
-            return
-        try:
-            topics = object_of(content, "messageRequestModeMap")
-            for topic in topics:
-                for group, value in object_of(topics, topic).items():
-                    self._modes.setdefault(topic, {})[group] = MessageRequestMode.from_json(value)
-        except ProtocolError as error:
-            raise StoreError(f"{self._path}: {error}") from error
+    def _take_body(self, content: dict[str, Any]) -> None:
+        topics = object_of(content, "messageRequestModeMap")
+        for topic in topics:
+            for group, value in object_of(topics, topic).items():
+                self._modes.setdefault(topic, {})[group] = MessageRequestMode.from_json(value)

@@ -13,7 +13,6 @@ from typing import Any, Final, Protocol
 
 from fastmq.broker.state.saving import TableFile
 from fastmq.config import BrokerConfig
-from fastmq.errors import ProtocolError, StoreError
 from fastmq.protocol import names
 from fastmq.protocol.bodies import (
     MULTI_TAG,
@@ -26,7 +25,7 @@ from fastmq.protocol.bodies import (
     dumps,
     dumps_text,
 )
-from fastmq.store.tables import load_json, object_of
+from fastmq.store.tables import load_table, object_of
 
 PERM_READ_WRITE: Final = PERM_READ | PERM_WRITE
 
@@ -103,7 +102,6 @@ class TopicTable:
         wall_ms: Callable[[], int],
         on_change: Callable[[list[str]], None] = _nobody,
     ) -> None:
-        self._path = path
         self._config = config
         self._store = store
         self._wall_ms = wall_ms
@@ -117,7 +115,7 @@ class TopicTable:
         for topic in self._system_topics():
             self._topics[topic.topic_name] = topic
         self.system_names = frozenset(self._topics)
-        self._load()
+        load_table(path, self._take_body)
         self.file = TableFile(path, self._freeze, on_saved=self._all_saved)
         for topic in self._topics.values():
             self._tell_store(topic)
@@ -298,17 +296,11 @@ class TopicTable:
         if config.timer_wheel_enable:
             yield topic(names.TIMER_TOPIC)
 
-    def _load(self) -> None:
-        content = load_json(self._path) if self._path is not None else None
-        if content is None:
-            return
-        try:
-            self.data_version = DataVersion.from_json(object_of(content, "dataVersion"))
-            for name, value in object_of(content, "topicConfigTable").items():
-                topic = TopicConfig.from_json(value)
-                self._topics[name] = topic if topic.topic_name == name else replace(topic, topic_name=name)
-        except ProtocolError as error:
-            raise StoreError(f"{self._path}: {error}") from error
+    def _take_body(self, content: dict[str, Any]) -> None:
+        self.data_version = DataVersion.from_json(object_of(content, "dataVersion"))
+        for name, value in object_of(content, "topicConfigTable").items():
+            topic = TopicConfig.from_json(value)
+            self._topics[name] = topic if topic.topic_name == name else replace(topic, topic_name=name)
 
     def _commit(self, before: dict[str, TopicConfig], changed: list[str]) -> None:
         """Have the table written with a new version. If the disk refuses at once, nothing has changed."""
