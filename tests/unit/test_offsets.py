@@ -89,7 +89,9 @@ def test_the_text_in_pieces_is_that_of_the_whole(tmp_path, keys, light):
         table.commit(f"g{number}", 'odd "topic" ü', number % 3, number)
         table.commit(f"%LMQ%{number}", "t", number % 2, number)
         table.commit_pull(f"g{number}", "t", 0, number)
-    assert table.file.take_snapshot()() == dumps(table.to_body())
+    body = table.to_body()
+    assert table.file.take_snapshot()() == dumps(body)
+    assert json.loads(table.view()())["offsetTable"] == json.loads(dumps(body))["offsetTable"]
 
 
 def test_commits_and_deletions_while_the_text_is_made(offsets, monkeypatch):

@@ -324,22 +324,9 @@ async def clone_group_offset(broker: Broker, peer: Peer, request: Command) -> Re
 # --- whole tables, for slaves and exports -----------------------------------------------------------------------------
 
 
-def get_all_consumer_offset(broker: Broker, peer: Peer, request: Command) -> Reply:
+async def get_all_consumer_offset(broker: Broker, peer: Peer, request: Command) -> Reply:
     """GET_ALL_CONSUMER_OFFSET (43)."""
-    tables = broker.offsets.to_body()
-    topics_of: dict[str, list[str]] = {}
-    for key in tables["offsetTable"]:
-        topic, _, group = key.partition("@")
-        topics_of.setdefault(group, []).append(topic)
-    return Reply(
-        body=dumps(
-            {
-                "dataVersion": tables["dataVersion"],
-                "groupTopicMap": {group: sorted(topics_of[group]) for group in sorted(topics_of)},
-                "offsetTable": tables["offsetTable"],
-            }
-        )
-    )
+    return Reply(body=await trio.to_thread.run_sync(broker.offsets.view()))
 
 
 def get_all_delay_offset(broker: Broker, peer: Peer, request: Command) -> Reply:

@@ -211,35 +211,59 @@ class ConsumerOffsetTable:
         together = {key: dict(self._committed[key]) for key in TOGETHER if key in self._committed}
         return lambda: b"".join(self._text(version, together))
 
-    def _text(self, version: DataVersion, together: dict[str, QueueOffsets]) -> Iterator[bytes]:
-        """`dumps(self.to_body())` in pieces, with a pause after each so that the trio thread need not wait for all."""
-        light = {}
-        yield b'{"dataVersion":' + dumps(version)
-        for name, table in (
-            ("offsetTable", self._committed), ("pullOffsetTable", self._pulled), ("resetOffsetTable", self._reset)
-        ):  # fmt: skip
-            yield f',"{name}":{{'.encode()
-            separator = ""
-            keys = list(table)
-            for begin in range(0, len(keys), KEYS_A_PIECE):
-                texts = []
-                for key in keys[begin : begin + KEYS_A_PIECE]:
-                    queues = table.get(key)
-                    if queues is None:
-                        continue  # deleted meanwhile
-                    queues = together[key] if table is self._committed and key in together else dict(queues)
-                    if table is self._committed and self._light and _is_light(key) and 0 in queues:
-                        light[key] = queues[0]
-                        continue
-                    offsets = ",".join([f'"{queue_id}":{offset}' for queue_id, offset in queues.items()])
-                    texts.append(f"{quote(key)}:{{{offsets}}}")
-                if texts:
-                    yield to_utf8(separator + ",".join(texts))
-                    separator = ","
-                time.sleep(PAUSE_S)
+    def view(self) -> Snapshot:
+        """The body of GET_ALL_CONSUMER_OFFSET: committed offsets, and which topics each group has some on."""
+        self.before()
+        version = self.data_version
+
+        def parts() -> Iterator[bytes]:
+            topics_of: dict[str, list[str]] = {}
+            for topic, group in map(_split, list(self._committed)):
+                topics_of.setdefault(group, []).append(topic)
+            yield b'{"dataVersion":' + dumps(version) + b',"groupTopicMap":'
+            time.sleep(PAUSE_S)
+            yield dumps({group: sorted(topics_of[group]) for group in sorted(topics_of)})
+            yield from self._table_text("offsetTable", self._committed, {}, {})
             yield b"}"
+
+        return lambda: b"".join(parts())
+
+    def _text(self, version: DataVersion, together: dict[str, QueueOffsets]) -> Iterator[bytes]:
+        """`dumps(self.to_body())` in pieces."""
+        light: dict[str, int] = {}
+        yield b'{"dataVersion":' + dumps(version)
+        yield from self._table_text("offsetTable", self._committed, together, light)
+        yield from self._table_text("pullOffsetTable", self._pulled, {}, {})
+        yield from self._table_text("resetOffsetTable", self._reset, {}, {})
         if self._light:
             yield b',"lmqOffsetTable":' + dumps(light)
+        yield b"}"
+
+    def _table_text(
+        self, name: str, table: dict[str, QueueOffsets], together: dict[str, QueueOffsets], light: dict[str, int]
+    ) -> Iterator[bytes]:
+        """One table, with a pause after each piece so that the trio thread need not wait for all. What belongs to the
+        other table of light groups is put there instead.
+        """
+        yield f',"{name}":{{'.encode()
+        separator = ""
+        keys = list(table)
+        for begin in range(0, len(keys), KEYS_A_PIECE):
+            texts = []
+            for key in keys[begin : begin + KEYS_A_PIECE]:
+                queues = together.get(key) or table.get(key)
+                if queues is None:
+                    continue  # deleted meanwhile
+                queues = dict(queues)
+                if self._light and table is self._committed and _is_light(key) and 0 in queues:
+                    light[key] = queues[0]
+                    continue
+                offsets = ",".join([f'"{queue_id}":{offset}' for queue_id, offset in queues.items()])
+                texts.append(f"{quote(key)}:{{{offsets}}}")
+            if texts:
+                yield to_utf8(separator + ",".join(texts))
+                separator = ","
+            time.sleep(PAUSE_S)
         yield b"}"
 
     def _catch_up(self) -> None:
