@@ -47,10 +47,14 @@ cdef list batch_entries(Engine* e, Queue* q):
     return read_batch_entries(batch_files(directory))
 
 
-cdef object read_batch(Engine* e, Queue* q, int64_t offset, int64_t max_messages, int64_t max_bytes):
-    """read_queue for a BatchCQ queue: an inner batch is one record, found by any offset inside it."""
+cdef object read_batch(Engine* e, Queue* q, int64_t offset, int64_t max_messages, int64_t max_bytes, tag_codes,
+                       bytes mask, int64_t max_scanned):
+    """read_queue for a BatchCQ queue: an inner batch is one record, found by any offset inside it.
+
+    It passes or does not as a whole, by its own tags and properties; one without tags has messages with tags, perhaps.
+    """
     cdef ReadResult result = ReadResult.__new__(ReadResult)
-    cdef int64_t total = 0
+    cdef int64_t total = 0, taken = 0, place
     result.messages = []
     result.min_offset, result.max_offset, result.next_offset = q.min_offset, q.max_offset, offset
     result.suggest_slave = False
@@ -64,16 +68,55 @@ cdef object read_batch(Engine* e, Queue* q, int64_t offset, int64_t max_messages
         result.status, result.next_offset = OFFSET_OVERFLOW_BADLY, q.max_offset
     else:
         result.status = NO_MATCHED_MESSAGE
-        for log_offset, size, _tags, _time, first, count in batch_entries(e, q):
+        if mask is not None:
+            max_scanned = len(mask)
+        for log_offset, size, tags_code, _time, first, count in batch_entries(e, q):
             if first + count <= offset:
                 continue
-            if result.messages and (len(result.messages) >= max_messages or total + size > max_bytes):
+            place = max(first - offset, 0)
+            if place >= max_scanned:
                 break
-            result.messages.append((log_offset, size))
+            if result.messages and (taken + count > max_messages or total + size > max_bytes):
+                break
             result.next_offset = first + count
+            if not mask[place] if mask is not None else tag_codes is not None and tags_code and tags_code not in tag_codes:
+                continue
+            result.messages.append((log_offset, size))
             result.status = FOUND
             total += size
+            taken += count
     return result
+
+
+cdef bytes properties_at(Engine* e, int64_t log_offset, int64_t size):
+    """Properties of the record at a place of the log; None if it is not there."""
+    cdef Segment* s
+    cdef Record r
+    with nogil:
+        s = hold(e, log_offset, size)
+    if s == NULL:
+        return None
+    try:
+        if parse_record(s.map + (log_offset - s.base), size, &r) == 1:
+            return PyBytes_FromStringAndSize(<char*> r.properties, r.properties_len)
+        return None
+    finally:
+        with nogil:
+            release(e, s)
+
+
+cdef list batch_properties(Engine* e, Queue* q, int64_t offset, int64_t count):
+    """queue_properties for a BatchCQ queue: those of an inner batch at each of its offsets."""
+    cdef list found = []
+    cdef int64_t end = min(offset + count, q.max_offset)
+    if offset < q.min_offset:
+        return found
+    for log_offset, size, _tags, _time, first, number in batch_entries(e, q):
+        if offset + len(found) >= end:
+            break
+        if first + number > offset + len(found):
+            found += [properties_at(e, log_offset, size)] * (min(first + number, end) - offset - len(found))
+    return found
 
 
 cdef bytes copy_extents(Engine* e, list positions):

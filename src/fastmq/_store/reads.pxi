@@ -156,7 +156,7 @@ cdef class StoreReads:
                 result.status = NO_MATCHED_LOGIC_QUEUE
                 return result
             if (<QueueFiles*> q.files).batch:
-                return read_batch(e, q, offset, max_messages, max_bytes)
+                return read_batch(e, q, offset, max_messages, max_bytes, tag_codes, mask, max_scanned)
             wanted = <int32_t> min(max(max_messages, 0), 65536)
             scanned = <int32_t> min(max(max_scanned, 1), 1 << 24)
             found = <QueueEntry*> malloc(max(wanted, 1) * sizeof(QueueEntry))
@@ -201,8 +201,10 @@ cdef class StoreReads:
         cdef int64_t n = 0, i
         try:
             q = queue_of(e, topic, queue_id)
-            if q == NULL or (<QueueFiles*> q.files).batch:
+            if q == NULL:
                 return []
+            if (<QueueFiles*> q.files).batch:
+                return batch_properties(e, q, offset, min(max(count, 0), 128))
             if (<QueueFiles*> q.files).ext_first >= 0 and len(bits) <= 64:
                 for bit in bits:
                     if not 0 <= bit < bit_count:
