@@ -208,8 +208,7 @@ class Store:
         """Properties, as stored, of the messages from a queue offset on: `count` and 128 of them at most.
 
         None for a record that is no longer (or not yet) in the log. False for one stored after since_ms with a bit map
-        of bit_count bits in consumequeue_ext in which one of `bits` is not set. Of BatchCQ queues those of the batch that
-        has the offset.
+        of bit_count bits in consumequeue_ext in which one of `bits` is not set. BatchCQ: those of the offset's batch.
         """
     def read_messages(self, messages: Iterable[tuple[int, int]]) -> bytes:
         """The records at (log_offset, size), one after another, copied."""
