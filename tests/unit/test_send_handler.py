@@ -352,6 +352,14 @@ class TestBatch:
         ]  # fmt: skip
         assert messages[1].flag == 7
 
+    def test_a_request_for_batches_that_says_it_is_none(self, rig):
+        facts = {"code": RequestCode.SEND_BATCH_MESSAGE, "properties": "TAGS\x01TagA\x02"}
+        assert rig.send(body=self.BODY, m="false", **facts).code == 0
+        assert rig.stored("topic-a").body == self.BODY
+        assert rig.stored("topic-a").get("TAGS") == "TagA"
+        assert rig.send(body=self.BODY, **facts).code == 0
+        assert [rig.stored("topic-a", 0, offset).body for offset in (1, 2, 3)] == [b"one", b"two", b"three"]
+
     def test_without_an_id_of_its_own_the_answer_has_none(self, rig):
         reply = rig.send(body=self.BODY, m="true", properties="WAIT\x01true")
         assert "transactionId" not in reply.ext

@@ -176,7 +176,8 @@ cdef bint read_send(const RawHeader* raw, SendHeader* header) noexcept nogil:
         if not send_set_field(header, send_field(&raw.fields[i].key, raw.code != CODE_SEND_MESSAGE),
                               &raw.fields[i].value):
             return False
-    header.batch = header.batch or raw.code == CODE_SEND_BATCH_MESSAGE
+    if raw.code == CODE_SEND_BATCH_MESSAGE and not header.batch:
+        return False                # as a batch or not: the cold road knows
     return header.seen == SEEN_ALL_REQUIRED and not raw.flag & FLAG_RESPONSE
 
 

@@ -110,14 +110,15 @@ def response_ext(config: BrokerConfig) -> dict[str, str]:
 def send_message(broker: Broker, peer: Peer, request: Command) -> Reply:
     """SEND_MESSAGE (10), SEND_MESSAGE_V2 (310), SEND_BATCH_MESSAGE (320): one message or a batch of them.
 
-    The flag `batch` (`m`) decides about the form of the body, not the code: C++ clients send batches with 310.
+    The flag `batch` (`m`) decides about the form of the body: C++ clients send batches with 310. Only a request without
+    it goes by its code.
     """
     header = decode_send_header(request)
     config = broker.config
     ext = response_ext(config)
     try:
         topic, queue_id = check_send(broker, peer, header, request)
-        if header.batch or request.code == RequestCode.SEND_BATCH_MESSAGE:
+        if header.batch or (header.batch is None and request.code == RequestCode.SEND_BATCH_MESSAGE):
             return _store_batch(broker, peer, header, request, topic, queue_id, ext)
         return _store_single(broker, peer, header, request, topic, queue_id, ext)
     except RequestError as error:
