@@ -42,8 +42,11 @@ class Reactor:
         The time is in ms on the monotonic clock. Frame None: the connection ended; the last number says why.
         """
     overloaded: bool  # `max_parked` replies wait for a flush: sends are refused
-    def send(self, connection: int, frame: bytes | list[bytes]) -> bool:
-        """Queue bytes for a connection. False if it is gone or over its output bound (then it is closed)."""
+    def send(self, connection: int, frame: bytes | tuple[bytes, bytes]) -> bool:
+        """Queue a frame, or its head and body, for a connection. False if it is known to be gone.
+
+        Large bytes are not copied: they are referred to until they have left, and given back in `take_cold`.
+        """
     def send_after_flush(self, connection: int, frame: bytes, log_offset: int, failure: bytes) -> bool:
         """As `send`, once the store's flushed offset has reached log_offset; `failure` is sent if it never will.
 

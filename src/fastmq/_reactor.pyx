@@ -22,6 +22,8 @@ taken inside it, never the other way round.
 """
 
 cimport cython
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from fastmq._store cimport (
     TOPIC_DELETED, TOPIC_MULTI_TAG, TOPIC_SEND_HOT, Extent, MessageIn, Placed, Queue, QueueEntry, ReadSummary,
@@ -70,6 +72,7 @@ cdef class Reactor:
     cdef pthread_mutex_t mail_lock
     cdef Post* mail_first
     cdef Post* mail_last
+    cdef Post* spent                    # done, but they hold references: for take_cold
     # the turn's batch
     cdef bint batch_open
     cdef Staged* staged
@@ -160,6 +163,7 @@ cdef class Reactor:
             free(self.cold[i].frame)
         free(self.cold)
         drop_posts(self)
+        drop_spent(self)
         free(self.slots)
         free(self.free_slots)
         free(self.dirty)
@@ -186,6 +190,7 @@ cdef class Reactor:
         if not self.closed:
             release_all(self)
         fair_unlock(&self.lock)
+        drop_spent(self)
 
     # --- connections ------------------------------------------------------------------------------------------------
 
@@ -202,17 +207,26 @@ cdef class Reactor:
 
     def send(self, int64_t connection, frame):
         """Queue bytes for a connection and write what its socket takes. False if it is known to be gone."""
-        cdef bytes data = frame if isinstance(frame, bytes) else b"".join(frame)
-        cdef const uint8_t* bytes_data = <const uint8_t*>PyBytes_AS_STRING(data)
-        cdef size_t length = PyBytes_GET_SIZE(data)
+        cdef bytes head, body
+        cdef const uint8_t* data
+        cdef size_t length
         cdef int outcome = 0
         cdef Post* one
-        with nogil:
-            one = post_new(POST_SEND, connection, bytes_data, length)
-            if one != NULL:
-                outcome = post(self, one)
+        head, body = (b"", frame) if isinstance(frame, bytes) else frame
+        if PyBytes_GET_SIZE(body) < SHARED_BYTES:
+            head, body = head + body, None
+        data = <const uint8_t*>PyBytes_AS_STRING(head)
+        length = PyBytes_GET_SIZE(head)
+        one = post_new(POST_SEND, connection, data, length)
         if one == NULL:
             raise MemoryError
+        if body is not None:
+            Py_INCREF(body)
+            one.owner = <PyObject*>body
+            one.shared = <const uint8_t*>PyBytes_AS_STRING(body)
+            one.shared_length = PyBytes_GET_SIZE(body)
+        with nogil:
+            outcome = post(self, one)
         return outcome != 0
 
     def send_after_flush(self, int64_t connection, bytes frame not None, int64_t log_offset, bytes failure not None):
@@ -276,6 +290,7 @@ cdef class Reactor:
         cdef int64_t pairs[2 * COLD_A_TAKE]
         cdef int32_t count, i, frames = 0
         cdef list result = []
+        drop_spent(self)
         with nogil:
             count = cold_take(self, taken)
             for i in range(count):
@@ -460,7 +475,7 @@ cdef class Reactor:
             c = connection_of(self, connection)
             if c != NULL:
                 c.closing = True
-                if buffer_length(&c.output) == 0:
+                if output_length(c) == 0:
                     connection_close(self, c, END_ASKED)
                 else:
                     set_events(self, c)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -129,19 +131,70 @@ def test_answers_that_the_socket_does_not_take_at_once_arrive_whole(bench: Bench
     assert bench.reactor.send(connection, answer)
     received = b""
     while len(received) < len(answer):
-        received += sock.recv(1 << 16)
         bench.reactor.turn(0)
+        received += sock.recv(1 << 16)
     assert received == answer
 
 
-def test_a_reader_that_never_reads_is_cut_off_at_the_bound() -> None:
+def test_large_bodies_and_what_comes_between_them_leave_in_order_and_are_let_go(bench: Bench) -> None:
+    """A large body is sent from where it is: who holds it last is the one who made it."""
+    sock, connection = bench.connect()
+    large = bytes(range(256)) * 4096
+    held = sys.getrefcount(large)
+    heads = [b"head %d" % number for number in range(40)]
+    expected = b""
+    for number, head in enumerate(heads):
+        assert bench.reactor.send(connection, (head, large) if number % 4 == 1 else head)
+        expected += head + (large if number % 4 == 1 else b"")
+        if number % 8 == 7:
+            bench.reactor.turn(0)  # some is under way when more comes
+    assert sys.getrefcount(large) == held + 10
+    received = bytearray()
+    while len(received) < len(expected):
+        bench.reactor.turn(0)
+        received += sock.recv(1 << 18)
+    assert received == expected
+    readable, _, _ = select.select([bench.reactor.cold_event_fd], [], [], 0)
+    assert readable, "nobody was told that the bodies are done with"
+    assert bench.reactor.take_cold() == []
+    assert sys.getrefcount(large) == held
+    assert select.select([bench.reactor.cold_event_fd], [], [], 0)[0] == []
+
+
+def test_large_bodies_of_connections_that_end_are_let_go(bench: Bench) -> None:
+    gone, gone_id = bench.connect()
+    stuck, stuck_id = bench.connect()
+    large = bytes(3 << 20)
+    held = sys.getrefcount(large)
+    for connection in (gone_id, stuck_id):
+        bench.reactor.send(connection, (b"head", large))
+        bench.reactor.send(connection, (b"head", large))
+    bench.reactor.turn(0)
+    gone.close()
+    bench.frames(1)
+    bench.reactor.send(gone_id, large)
+    bench.reactor.turn(0)
+    bench.reactor.take_cold()
+    assert sys.getrefcount(large) == held + 2
+    bench.reactor.send(stuck_id, large)  # no turn comes to it any more
+    bench.reactor.close()
+    bench.reactor.take_cold()
+    del bench.reactor
+    assert sys.getrefcount(large) == held
+    bench.reactor = Reactor()
+    stuck.close()
+
+
+@pytest.mark.parametrize("size", [1000, 1 << 16])
+def test_a_reader_that_never_reads_is_cut_off_at_the_bound(size: int) -> None:
     reactor = Reactor(max_output_bytes=1 << 20)
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     connection = reactor.add(theirs.detach(), 0)
     sent = 0
-    while reactor.send(connection, bytes(65536)):
-        sent += 65536
+    while reactor.send(connection, bytes(size)):
+        reactor.turn(0)
+        sent += size
         assert sent < 8 << 20, "the bound did not hold"
     assert reactor.take_cold() == [(connection, 0, None, ENDED_BY_OUTPUT)]
     ours.close()

@@ -115,10 +115,10 @@ cdef int32_t cold_take(Reactor r, ColdItem* taken) noexcept nogil:
 
 cdef inline void tell_python(Reactor r) noexcept nogil:
     cdef uint64_t one = 1
-    if r.cold_count == 0:
+    if r.cold_count == 0 and r.spent == NULL:
         return
     pthread_mutex_lock(&r.cold_lock)
-    if r.cold_count and not r.cold_told:
+    if not r.cold_told and (r.cold_count or r.spent != NULL):
         r.cold_told = True
         c_write(r.cold_fd, &one, 8)
     pthread_mutex_unlock(&r.cold_lock)

@@ -73,6 +73,7 @@ cdef void connection_close(Reactor r, Connection* c, int64_t why) noexcept nogil
     c_close(c.fd)
     buffer_free(&c.input)
     buffer_free(&c.output)
+    drop_pieces(r, c)
     r.slots[slot] = NULL
     r.free_slots[r.free_count] = slot
     r.free_count += 1
@@ -83,7 +84,7 @@ cdef void set_events(Reactor r, Connection* c) noexcept nogil:
     """Watch what the state of the connection asks for: reading is paused over a bound, writing only when needed."""
     cdef epoll_event event
     cdef uint32_t wanted = 0
-    cdef size_t output = buffer_length(&c.output)
+    cdef size_t output = output_length(c)
     # over the bound of all, who has frames (or replies) waiting is not read on; take_cold (release_parked) goes through
     # exactly these
     if (output < OUTPUT_PAUSE_BYTES and c.cold_bytes < COLD_PAUSE_BYTES and c.parked < PARKED_PAUSE
@@ -140,6 +141,7 @@ cdef void release_all(Reactor r) noexcept:
             c_close(r.slots[i].fd)
             buffer_free(&r.slots[i].input)
             buffer_free(&r.slots[i].output)
+            drop_pieces(r, r.slots[i])
             free(r.slots[i])
             r.slots[i] = NULL
     r.slot_count = 0

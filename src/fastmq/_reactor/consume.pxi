@@ -325,7 +325,7 @@ cdef void answer_pull(Reactor r, Connection* c, const PullHeader* header, const 
     for i in range(count):
         parts[i + 1].iov_base = <void*>extents[i].data
         parts[i + 1].iov_len = extents[i].size
-    if buffer_length(&c.output) == 0:
+    if output_length(c) == 0:
         memset(&message, 0, sizeof(message))
         message.msg_iov = parts
         message.msg_iovlen = count + 1

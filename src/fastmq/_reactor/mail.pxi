@@ -5,6 +5,7 @@
 #     post:   append to the list (a lock held for three instructions)
 #             the reactor's lock is free ─► take it and do what is posted, here and now
 #             a turn has it              ─► wake_fd: the next turn begins with what is posted
+#             large answers are written by the turn in any case: who is kept from running in such a write keeps the lock
 #
 # Posts are done in their order. The rarer methods take the lock in order of arrival, and do what is posted first.
 
@@ -25,9 +26,37 @@ cdef void post_free(Post* post) noexcept nogil:
     free(post)
 
 
+cdef void post_done(Reactor r, Post* one) noexcept nogil:
+    """Free a post; one that holds a reference waits for a thread that may drop it."""
+    if one.owner == NULL:
+        post_free(one)
+        return
+    pthread_mutex_lock(&r.mail_lock)
+    one.next = r.spent
+    r.spent = one
+    pthread_mutex_unlock(&r.mail_lock)
+
+
+cdef void drop_spent(Reactor r):
+    """Give back the references of posts that are done. By a thread that holds the GIL."""
+    cdef Post* following
+    cdef Post* one
+    if r.spent == NULL:
+        return
+    pthread_mutex_lock(&r.mail_lock)
+    following = r.spent
+    r.spent = NULL
+    pthread_mutex_unlock(&r.mail_lock)
+    while following != NULL:
+        one = following
+        following = one.next
+        Py_DECREF(<object>one.owner)
+        post_free(one)
+
+
 cdef int post(Reactor r, Post* one) noexcept nogil:
     """Hand over a post. 1: it was done at once; 0: at once, but its connection is gone; -1: it will be done."""
-    cdef bint first, alive
+    cdef bint first, alive, large = one.owner != NULL
     cdef uint64_t count = 1
     cdef int64_t connection = one.connection
     pthread_mutex_lock(&r.mail_lock)
@@ -41,7 +70,10 @@ cdef int post(Reactor r, Post* one) noexcept nogil:
     if fair_try(&r.lock):
         r.now_ms = monotonic_ms()
         do_posted(r)
-        write_dirty(r)
+        if large:
+            c_write(r.wake_fd, &count, 8)
+        else:
+            write_dirty(r)
         tell_python(r)
         alive = connection_of(r, connection) != NULL
         fair_unlock(&r.lock)
@@ -94,8 +126,11 @@ cdef void do_posted(Reactor r) noexcept nogil:
         elif one.kind == POST_DONE:
             dealt_with(c, one.code)
         elif not c.closing:
-            send_posted(r, c, one)
-        post_free(one)
+            if one.owner != NULL:
+                add_piece(r, c, one)
+                continue
+            queue_output(r, c, one.data.data + one.data.begin, buffer_length(&one.data))
+        post_done(r, one)
 
 
 cdef void dealt_with(Connection* c, int32_t code) noexcept nogil:
@@ -104,17 +139,6 @@ cdef void dealt_with(Connection* c, int32_t code) noexcept nogil:
         c.cold_sends -= c.cold_sends > 0
     elif is_consume_code(code):
         c.cold_consumes -= c.cold_consumes > 0
-
-
-cdef void send_posted(Reactor r, Connection* c, Post* one) noexcept nogil:
-    """Queue a frame; a large one is taken over as it is when nothing else waits."""
-    if buffer_length(&c.output) == 0 and buffer_length(&one.data) > WRITE_MAX:
-        buffer_free(&c.output)
-        c.output = one.data
-        memset(&one.data, 0, sizeof(Buffer))
-        queue_output(r, c, NULL, 0)
-    else:
-        queue_output(r, c, one.data.data + one.data.begin, buffer_length(&one.data))
 
 
 cdef void give_back(Reactor r, const int64_t* pairs, size_t count) noexcept nogil:
@@ -135,5 +159,5 @@ cdef void drop_posts(Reactor r) noexcept nogil:
     while r.mail_first != NULL:
         one = r.mail_first
         r.mail_first = one.next
-        post_free(one)
+        post_done(r, one)
     r.mail_last = NULL

@@ -81,7 +81,7 @@ cdef bint on_readable(Reactor r, Connection* c) noexcept nogil:
         elif not buffer_append(&c.input, data + used, kept):
             connection_close(r, c, END_MEMORY)
             return False
-    if c.closing and buffer_length(&c.output) == 0:
+    if c.closing and output_length(c) == 0:
         connection_close(r, c, END_ASKED)
         return False
     if c.cold_bytes >= COLD_PAUSE_BYTES or r.cold_total >= r.max_cold_bytes:

@@ -14,6 +14,8 @@ cdef enum:
     CONNECTIONS_MAX = 1 << SLOT_BITS
 
     WRITE_MAX = 256 * 1024          # written to one socket at once; what is left waits for the next turn
+    WRITE_PARTS = 8                 # gathered in one write
+    SHARED_BYTES = 64 * 1024        # a body of Python's of this size or more is sent from where it is
     COLD_A_TAKE = 1024              # frames that Python takes at a time; the others stay counted here
 
     OUTPUT_PAUSE_BYTES = 4 * 1024 * 1024    # above it a connection is not read until it has taken its replies
@@ -43,7 +45,10 @@ cdef struct Connection:
     uint32_t events                 # what epoll watches
     Buffer input                    # an incomplete frame; empty while the connection is idle
     uint32_t large_frame            # length of the large frame `input` is being filled with, or 0
-    Buffer output
+    Buffer output                   # leaves before `pieces`
+    Post* pieces                    # what leaves behind it: large bodies of Python's answers, and what came after them
+    Post* last_piece
+    size_t pieces_bytes             # of them that have not left
     int64_t active_ms
     int32_t cold_sends              # sends that Python still works on: until they are done no send may overtake them
     int32_t cold_consumes           # the same for pulls and offset commits
@@ -84,7 +89,7 @@ cdef struct Parked:
 
 # What Python has for the reactor: see mail.pxi.
 cdef enum:
-    POST_SEND = 0                   # data: a frame
+    POST_SEND = 0                   # data: a frame, or the head of one whose body is `shared`
     POST_DONE = 1                   # Python has dealt with a request of this code
     POST_TAKEN = 2                  # data: pairs of (connection, bytes) that Python has taken
 
@@ -94,3 +99,6 @@ cdef struct Post:
     int32_t kind
     int32_t code
     Buffer data
+    PyObject* owner                 # of `shared`, a reference; given back by Python's thread, see `spent`
+    const uint8_t* shared           # what leaves behind `data`
+    size_t shared_length

@@ -23,12 +23,13 @@ from fastmq import limits
 from fastmq._reactor import ENDED_BY_FRAMING, ENDED_BY_OUTPUT, RESUMED, Reactor
 from fastmq.errors import InternalError, ProtocolError, RequestError
 from fastmq.protocol.codes import RequestCode, ResponseCode
-from fastmq.protocol.command import Command, decode_frame, encode_frame
+from fastmq.protocol.command import Command, decode_frame, encode_frame, frame_head
 
 log = logging.getLogger("fastmq.net")
 
 IDLE_SCAN_SECONDS = 10.0
 WAITING_REQUESTS_MAX = 1024  # of one connection
+LARGE_BODY = 64 << 10  # is not copied into its frame
 FRAMES_A_STEP = 64  # between two of them trio's other tasks have their turn
 BUSY_REMARK = "[OVERLOAD]system busy, start flow control for a while"
 
@@ -108,16 +109,21 @@ class Peer:
 
     def send(self, command: Command) -> bool:
         """Send a command as it is. False if the connection is gone."""
-        return self.alive and self._reactor.send(self.id, encode_frame(command))
+        return self.alive and self._send(command)
+
+    def _send(self, command: Command) -> bool:
+        large = len(command.body) >= LARGE_BODY
+        return self._reactor.send(self.id, (frame_head(command), command.body) if large else encode_frame(command))
 
     def reply(self, request: Command, reply: Reply) -> None:
         """Answer a request; nothing is ever sent for a oneway one."""
         if request.is_oneway or not self.alive:
             return
-        frame = encode_frame(request.reply(reply.code, reply.remark, reply.ext, reply.body))
+        command = request.reply(reply.code, reply.remark, reply.ext, reply.body)
         if reply.after_flush is None:
-            self._reactor.send(self.id, frame)
+            self._send(command)
             return
+        frame = encode_frame(command)
         region: dict[str, str] = {key: reply.ext[key] for key in ("TRACE_ON", "MSG_REGION") if key in reply.ext}
         code, remark = FLUSH_FAILED
         failure = encode_frame(request.reply(code, remark, region))

@@ -311,16 +311,21 @@ def _signed(value: int, bits: int) -> int:
 
 def encode_frame(command: Command) -> bytes:
     """The whole frame, its length word included. ValueError if it would be larger than MAX_FRAME_BYTES."""
+    return frame_head(command) + command.body
+
+
+def frame_head(command: Command) -> bytes:
+    """The frame up to its body. ValueError if the whole would be larger than MAX_FRAME_BYTES."""
     header = encode_json_header(command) if command.serialize == JSON else encode_binary_header(command)
-    return join_frame(command.serialize, header, command.body)
+    return join_head(command.serialize, header, len(command.body))
 
 
-def join_frame(serialize: int, header: bytes, body: bytes) -> bytes:
-    """Length word, header word, header and body as one frame."""
-    length = 4 + len(header) + len(body)
+def join_head(serialize: int, header: bytes, body_length: int) -> bytes:
+    """Length word, header word and header of a frame."""
+    length = 4 + len(header) + body_length
     if length > MAX_FRAME_BYTES - 4 or len(header) > _HEADER_MAX:
         raise ValueError(f"a frame of {length + 4} bytes, the limit is {MAX_FRAME_BYTES}")
-    return b"".join((_PREFIX.pack(length, serialize << 24 | len(header)), header, body))
+    return _PREFIX.pack(length, serialize << 24 | len(header)) + header
 
 
 class FrameSplitter:

@@ -14,6 +14,7 @@ from fastmq.protocol._frames import (
     ROCKETMQ,
     VERSION,
     Command,
+    frame_head,
 )
 
 try:
@@ -36,4 +37,5 @@ __all__ = [
     "FrameSplitter",
     "decode_frame",
     "encode_frame",
+    "frame_head",
 ]

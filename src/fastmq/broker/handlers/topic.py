@@ -249,18 +249,16 @@ def get_all_topic_config(broker: Broker, peer: Peer, request: Command) -> Reply:
     """GET_ALL_TOPIC_CONFIG (21): everything, or a page for a reader that names the version it has begun with."""
     header = GetAllTopicConfigRequest.decode(request.ext)
     version = broker.topics.data_version
-    topics = broker.topics.names()
-    page = page_of(sorted(topics) if header.data_version else [], header.topic_seq, header.max_topic_num,
-                   header.data_version, version)  # fmt: skip
-    reply = Reply()
-    text = broker.topics.whole_text() if page is None else broker.topics.texts(page)
-    if page is not None:
-        reply.ext = GetAllTopicConfigResponse(total_topic_num=len(topics)).encode()
-    table = TopicConfigTable(
-        data_version=version, mapping_data_version=DataVersion(timestamp=broker.stats.boot_timestamp_ms)
+    boot_ms = broker.stats.boot_timestamp_ms
+    names = sorted(broker.topics.names()) if header.data_version else []
+    page = page_of(names, header.topic_seq, header.max_topic_num, header.data_version, version)
+    if page is None:
+        return Reply(body=broker.topics.listing(boot_ms))
+    table = TopicConfigTable(data_version=version, mapping_data_version=DataVersion(timestamp=boot_ms))
+    return Reply(
+        ext=GetAllTopicConfigResponse(total_topic_num=len(names)).encode(),
+        body=dumps(table.to_json() | {"topicConfigTable": broker.topics.texts(page)}),
     )
-    reply.body = dumps(table.to_json() | {"topicConfigTable": text})
-    return reply
 
 
 def page_of(

@@ -22,6 +22,7 @@ from fastmq.protocol.bodies import (
     DataVersion,
     JsonText,
     TopicConfig,
+    TopicConfigTable,
     dumps,
     dumps_text,
 )
@@ -110,6 +111,7 @@ class TopicTable:
         self._topics: dict[str, TopicConfig] = {}
         self._texts: dict[str, JsonText] = {}  # of topics that were written to the file or a client before
         self._whole: JsonText | None = None
+        self._listing: bytes | None = None
         self._unsaved: set[str] = set()
         self.data_version = DataVersion(counter=0, state_version=0, timestamp=wall_ms())
         for topic in self._system_topics():
@@ -165,6 +167,15 @@ class TopicTable:
         if self._whole is None:
             self._whole = JsonText(dumps_text(self.texts(sorted(self._topics))))
         return self._whole
+
+    def listing(self, boot_timestamp_ms: int) -> bytes:
+        """All topics as tools and other brokers get them, kept until one changes: the same bytes go to everybody."""
+        if self._listing is None:
+            table = TopicConfigTable(
+                data_version=self.data_version, mapping_data_version=DataVersion(timestamp=boot_timestamp_ms)
+            )
+            self._listing = dumps(table.to_json() | {"topicConfigTable": self.whole_text()})
+        return self._listing
 
     def _text_of(self, name: str) -> JsonText:
         text = self._texts[name] = JsonText(dumps_text(self._topics[name]))
@@ -306,13 +317,14 @@ class TopicTable:
         """Have the table written with a new version. If the disk refuses at once, nothing has changed."""
         version = self.data_version
         self.data_version = version.next_version(self._wall_ms())
-        self._whole = None
+        self._whole = self._listing = None
         for name in changed:
             self._texts.pop(name, None)
         try:
             self.file.changed()
         except BaseException:
-            self._topics, self.data_version, self._whole = before, version, None
+            self._topics, self.data_version = before, version
+            self._whole = self._listing = None
             for name in changed:
                 self._texts.pop(name, None)
             raise
