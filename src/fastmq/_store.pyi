@@ -98,7 +98,8 @@ class Store:
 
         `fault_script`: faults for the file-call table (_store/fileops.pxi), e.g.
         [{"call": "pwrite", "file": "commitlog", "nth": 3, "errno": ENOSPC}, {"call": "pwrite", "short": 100}];
-        "times" is how many calls in a row are hit, -1 for all from there on.
+        "times" is how many calls in a row are hit, -1 for all from there on. "hold" is a descriptor: the call waits
+        until a byte can be read from it, or its end; "delay_ms": it waits for so long.
 
         `ext_enabled`: queue entries get units in consumequeue_ext (_store/ext.pxi); units are read if there are any.
         `light_queues`: messages with INNER_MULTI_DISPATCH get entries in %LMQ% queues too (_store/lmq.pxi).

@@ -102,6 +102,8 @@ cdef extern from *:
     ssize_t pwrite(int, const void*, size_t, off_t) nogil
     ssize_t pread(int, void*, size_t, off_t) nogil
     ssize_t write(int, const void*, size_t) nogil
+    ssize_t read(int, void*, size_t) nogil
+    int nanosleep(const timespec*, timespec*) nogil
     int fdatasync(int) nogil
     int fsync(int) nogil
     int syncfs(int) nogil

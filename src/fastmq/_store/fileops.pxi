@@ -3,7 +3,8 @@
 #
 # A fault names a call, optionally a kind of file, and which of the matching calls it hits: `nth` (1 is the first)
 # and `times` (how many in a row from there, -1 for ever). `errno` makes the call fail; `short` makes a pwrite or
-# pread move only that many bytes.
+# pread move only that many bytes; `hold` makes it wait, before anything else, until a byte can be read from that
+# descriptor, and `delay_ms` for so long.
 
 cdef enum:
     CALL_OPEN, CALL_PWRITE, CALL_PREAD, CALL_FDATASYNC, CALL_FSYNC, CALL_FALLOCATE, CALL_FTRUNCATE
@@ -25,6 +26,8 @@ cdef struct Fault:
     int64_t seen
     int error
     int64_t short_count  # -1: none
+    int hold            # a descriptor, -1: none
+    int64_t delay_ms
 
 cdef struct FileCalls:
     int (*open)(FileCalls*, int kind, const char* path, int flags) noexcept nogil
@@ -105,8 +108,11 @@ cdef int sys_rmdir(FileCalls* c, int kind, const char* path) noexcept nogil:
 
 cdef bint fault_hits(FileCalls* c, int call, int kind, int64_t* short_count) noexcept nogil:
     """Count this call against the script. True: fail with errno as set; short_count >= 0: move only so much."""
-    cdef int i
+    cdef int i, hold = -1
     cdef int error = 0
+    cdef int64_t delay_ms = 0
+    cdef char ignored
+    cdef timespec pause
     cdef Fault* f
     short_count[0] = -1
     pthread_mutex_lock(&c.lock)
@@ -122,7 +128,16 @@ cdef bint fault_hits(FileCalls* c, int call, int kind, int64_t* short_count) noe
             short_count[0] = f.short_count
         if f.error:
             error = f.error
+        if f.hold >= 0:
+            hold = f.hold
+        delay_ms = max(delay_ms, f.delay_ms)
     pthread_mutex_unlock(&c.lock)
+    while hold >= 0 and read(hold, &ignored, 1) < 0 and errno == EINTR:
+        pass
+    if delay_ms:
+        pause.tv_sec = delay_ms // 1000
+        pause.tv_nsec = delay_ms % 1000 * 1000000
+        nanosleep(&pause, NULL)
     if error:
         set_errno(error)
         return True
@@ -214,7 +229,7 @@ cdef int file_calls_script(FileCalls* c, script) except -1:
     if c.faults == NULL:
         raise MemoryError
     for entry in script:
-        unknown = set(entry) - {"call", "file", "nth", "times", "errno", "short"}
+        unknown = set(entry) - {"call", "file", "nth", "times", "errno", "short", "hold", "delay_ms"}
         if unknown or entry.get("call") not in _CALL_NAMES or entry.get("file", "commitlog") not in _FILE_NAMES:
             raise UsageError(f"bad fault script entry: {dict(entry)!r}")
         f = &c.faults[c.fault_count]
@@ -224,6 +239,8 @@ cdef int file_calls_script(FileCalls* c, script) except -1:
         f.times = entry.get("times", 1)
         f.error = entry.get("errno", 0)
         f.short_count = entry.get("short", -1)
+        f.hold = entry.get("hold", -1)
+        f.delay_ms = entry.get("delay_ms", 0)
         c.fault_count += 1
     c.open, c.pwrite, c.pread = script_open, script_pwrite, script_pread
     c.fdatasync, c.fsync, c.fallocate, c.ftruncate = script_fdatasync, script_fsync, script_fallocate, script_ftruncate
