@@ -9,23 +9,29 @@ Each disturbance is measured in turn with quiet runs on the same server; shown a
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 
-from rig import Wire, bench, beside, serving, table
+from rig import PLAIN, Wire, bench, beside, serving, table
 
+from fastmq import cli, serve
 from fastmq.protocol.bodies import TopicConfig, dumps
 from fastmq.protocol.codes import RequestCode
-from support.servers import Server
+from fastmq.protocol.command import Command, encode_frame
+from support.servers import FastmqServer, Server
 
 RATE = 20_000
 ROUNDS = 3
 MANY = 20_000
 FILE_BYTES = 256 << 20
+FLUSH_MS = 1000
 
 Disturbance = Callable[[Server], AbstractContextManager[object]]
 Tail = tuple[float, float]  # p99.9, p99 in ms
@@ -35,10 +41,24 @@ Tail = tuple[float, float]  # p99.9, p99 in ms
 
 
 def list_topics(broker: str) -> None:
-    """A tool that asks for all topics for ever."""
-    wire = Wire(broker)
-    while True:
-        wire.ask(RequestCode.GET_ALL_TOPIC_CONFIG)
+    """A tool that asks for all topics for ever and drops the answers: what it does with them is not to be measured."""
+    host, _, port = broker.rpartition(":")
+    room, opaque = bytearray(1 << 20), 0
+    with socket.create_connection((host, int(port))) as sock:
+        while True:
+            opaque += 1
+            sock.sendall(encode_frame(Command(RequestCode.GET_ALL_TOPIC_CONFIG, opaque=opaque)))
+            got = sock.recv(256)
+            if not got:
+                raise EOFError
+            assert b'"opaque":%d,' % opaque in got, got
+            left = 4 + int.from_bytes(got[:4], "big") - len(got)
+            assert left > 100 * MANY, "that are not all topics"
+            while left:
+                count = sock.recv_into(room, min(left, len(room)), socket.MSG_TRUNC)  # dropped by the system
+                if not count:
+                    raise EOFError
+                left -= count
 
 
 def make_topics(broker: str) -> None:
@@ -65,6 +85,33 @@ def create(wire: Wire, names: list[str]) -> None:
     body = dumps({"topicConfigList": [TopicConfig(topic_name=name) for name in names]})
     answer = wire.ask(RequestCode.UPDATE_AND_CREATE_TOPIC_LIST, body=body)
     assert answer.code == 0, answer.remark
+
+
+# --- a server whose disk is slow --------------------------------------------------------------------------------------
+
+
+class SlowDisk(FastmqServer):
+    """Every flush of its log takes FLUSH_MS longer."""
+
+    def _spawn(self, command: Sequence[str], env: Mapping[str, str]) -> None:
+        path = os.pathsep.join(sys.path)
+        super()._spawn([sys.executable, __file__, "slow-disk", *command[3:]], {**env, "PYTHONPATH": path})
+
+
+def serve_on_slow_disk(words: list[str]) -> int:
+    """`fastmq` with these words, over a store with that fault."""
+    faults = [{"call": "fdatasync", "file": "commitlog", "times": -1, "delay_ms": FLUSH_MS}]
+    serve.open_store = functools.partial(serve.open_store, options={"fault_script": faults})  # type: ignore[assignment]
+    return cli.main(words)
+
+
+@contextlib.contextmanager
+def serving_on_slow_disk() -> Iterator[Server]:
+    with (
+        tempfile.TemporaryDirectory(dir=os.environ.get("FASTMQ_BENCH_DIR")) as folder,
+        SlowDisk(Path(folder), PLAIN) as server,
+    ):
+        yield server
 
 
 # --- measuring --------------------------------------------------------------------------------------------------------
@@ -121,6 +168,11 @@ def main() -> None:
                 lambda one: beside(__file__, "make", one.broker),
             )
         )  # fmt: skip
+    with serving() as plain, serving_on_slow_disk() as slow:
+        rows.append(
+            in_turn("every flush of the log takes a second longer (quiet: a server on the same disk without that)",
+                    slow, seconds, nothing, plain)
+        )  # fmt: skip
     # 1 KiB at 20,000/s: a segment of 64 MiB lasts 2.5 s; the ratio is below what the disk has, so each is deleted soon
     rolls = {"mappedFileSizeCommitLog": str(64 << 20), "diskMaxUsedSpaceRatio": "10", "cleanResourceInterval": "1000"}
     with serving() as plain, serving(rolls) as rolling:
@@ -134,6 +186,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["slow-disk"]:
+        sys.exit(serve_on_slow_disk(sys.argv[2:]))
     if sys.argv[1:2] and sys.argv[1] in DISTURBERS:
         with contextlib.suppress(EOFError, OSError):
             DISTURBERS[sys.argv[1]](sys.argv[2])
