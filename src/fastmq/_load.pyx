@@ -5,6 +5,7 @@ Table of contents:
   frames.pxi      templates patched in place, answers read by position
   records.pxi     pulled messages: order, checksum, stamp
   connection.pxi  a socket with its ring of frames, and a reading place in a queue
+  setup.pxi       what a load is made of, and what came of it
   loop.pxi        the load itself: when to send, what an answer does, timeouts, the end
 """
 
@@ -18,4 +19,5 @@ include "_load/histogram.pxi"
 include "_load/frames.pxi"
 include "_load/records.pxi"
 include "_load/connection.pxi"
+include "_load/setup.pxi"
 include "_load/loop.pxi"

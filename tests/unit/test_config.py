@@ -377,8 +377,9 @@ def renew_docs() -> None:
 def settings_read() -> set[str]:
     """Attribute names that some code reads from a configuration."""
     source = Path(fastmq.__file__).parent
-    text = "\n".join(path.read_text() for path in source.rglob("*.py") if path.name != "config.py")
-    own = (source / "config.py").read_text()
+    settings_of = source / "config"
+    text = "\n".join(path.read_text() for path in source.rglob("*.py") if path.parent != settings_of)
+    own = "\n".join(path.read_text() for path in settings_of.glob("*.py"))
     return set(re.findall(r"config(?:\(\))?\.([a-z][a-z0-9_]*)", text)) | set(
         re.findall(r"\bself\.([a-z][a-z0-9_]*)", own)
     )

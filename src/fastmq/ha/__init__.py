@@ -1,1 +1,0 @@
-"""Replication between brokers; nothing of it is built yet."""
