@@ -20,8 +20,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
 
-from fastmq.protocol.command import Command, decode_frame, encode_frame  # noqa: E402
-from support.servers import ApachePeer, FastmqServer, Server  # noqa: E402
+from fastmq.protocol.command import Command, decode_frame, encode_frame  # noqa: E402  (the path is set above)
+from support.servers import ApachePeer, FastmqServer, Server  # noqa: E402  (as above)
 
 LEVELS = "1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h"
 PLAIN = {"enablePropertyFilter": "false", "messageDelayLevel": LEVELS}  # the tests' settings are not ours

@@ -87,13 +87,13 @@ def build_parser(wanted: str = "") -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="load a server and measure", description="Load a RocketMQ server.")
     if wanted == "bench":
-        from fastmq.bench.command import add_arguments  # noqa: PLC0415
+        from fastmq.bench.command import add_arguments
 
         add_arguments(bench)
     for name, words in CLIENT_COMMANDS.items():
         one = commands.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.")
         if wanted in (name, "completion"):
-            from fastmq.commands.arguments import add_arguments as add_client_arguments  # noqa: PLC0415
+            from fastmq.commands.arguments import add_arguments as add_client_arguments
 
             add_client_arguments(name, one)
     completion = commands.add_parser(
@@ -113,7 +113,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(options: argparse.Namespace, env: Mapping[str, str], started: float) -> int:
-    from fastmq.config import Host, load_broker_config, load_namesrv_config  # noqa: PLC0415
+    from fastmq.config import Host, load_broker_config, load_namesrv_config
 
     settings = _pairs(options.set)
     for_namesrv = {key.removeprefix(NAMESRV_PREFIX): v for key, v in settings.items() if key.startswith(NAMESRV_PREFIX)}
@@ -129,25 +129,25 @@ def _serve(options: argparse.Namespace, env: Mapping[str, str], started: float) 
         None, env, _given(bindAddress=options.bind, listenPort=options.namesrv_port) | for_namesrv, host=host
     )
     _set_up_logs(options, notes + more_notes)
-    from fastmq import serve  # noqa: PLC0415
+    from fastmq import serve
 
     return serve.run_serve(broker, namesrv, started=started)
 
 
 def _broker(options: argparse.Namespace, env: Mapping[str, str], started: float) -> int:
-    from fastmq.config import Host, load_broker_config  # noqa: PLC0415
+    from fastmq.config import Host, load_broker_config
 
     overrides = _given(bindAddress=options.bind, listenPort=options.listen_port, namesrvAddr=options.namesrv)
     overrides |= _store_in(options.data) | _pairs(options.set)
     config, notes = load_broker_config(options.config, env, overrides, host=Host.of(env))
     _set_up_logs(options, notes)
-    from fastmq import serve  # noqa: PLC0415
+    from fastmq import serve
 
     return serve.run_broker(config, started=started)
 
 
 def _nameserver(options: argparse.Namespace, env: Mapping[str, str], started: float) -> int:
-    from fastmq.config import Host, load_namesrv_config  # noqa: PLC0415
+    from fastmq.config import Host, load_namesrv_config
 
     host = Host.of(env)
     if options.data is not None:
@@ -155,25 +155,25 @@ def _nameserver(options: argparse.Namespace, env: Mapping[str, str], started: fl
     overrides = _given(bindAddress=options.bind, listenPort=options.port) | _pairs(options.set)
     config, notes = load_namesrv_config(options.config, env, overrides, host=host)
     _set_up_logs(options, notes)
-    from fastmq import serve  # noqa: PLC0415
+    from fastmq import serve
 
     return serve.run_nameserver(config, started=started)
 
 
 def _bench(options: argparse.Namespace, env: Mapping[str, str], started: float) -> int:
-    from fastmq.bench.command import run  # noqa: PLC0415
+    from fastmq.bench.command import run
 
     return run(options)
 
 
 def _client(options: argparse.Namespace, env: Mapping[str, str], started: float) -> int:
-    from fastmq.commands.run import run  # noqa: PLC0415
+    from fastmq.commands.run import run
 
     return run(options, env, sys.stdin.buffer, sys.stdout, sys.stderr)
 
 
 def _completion(options: argparse.Namespace, env: Mapping[str, str], started: float) -> int:
-    from fastmq.commands.completion import script  # noqa: PLC0415
+    from fastmq.commands.completion import script
 
     sys.stdout.write(script(build_parser("completion"), options.shell))
     return 0
@@ -202,9 +202,9 @@ def _pairs(texts: Sequence[str]) -> dict[str, str]:
 
 
 def _set_up_logs(options: argparse.Namespace, notes: Sequence[str]) -> None:
-    import logging  # noqa: PLC0415
+    import logging
 
-    from fastmq import logs  # noqa: PLC0415
+    from fastmq import logs
 
     logs.setup(json_lines=options.json, level=logging.getLevelNamesMapping()[options.log_level.upper()])
     for note in notes:

@@ -13,7 +13,6 @@ MIB: Final = 1024 * KIB
 # --- remoting frames ---------------------------------------------------------------------------------------------
 MAX_FRAME_BYTES: Final = 16 * MIB  # whole frame with its length word (com.rocketmq.remoting.frameMaxLength)
 MAX_HEADER_BYTES: Final = (1 << 24) - 1  # the header length has 24 bits
-LENGTH_WORD_BYTES: Final = 4
 MIN_FRAME_BYTES: Final = 8  # length word and header word
 
 # --- connections ---------------------------------------------------------------------------------------------------

@@ -204,9 +204,9 @@ def _settle(config: BrokerConfig, bound: list[Listener], namesrv: NamesrvConfig 
     if len(bound) > 1:
         changes["fast_listen_port"] = bound[1].port
     if namesrv is not None and not config.namesrv_addr:
-        host = "127.0.0.1" if namesrv.bind_address in {"0.0.0.0", "::"} else namesrv.bind_address  # noqa: S104
+        host = "127.0.0.1" if namesrv.bind_address in {"0.0.0.0", "::"} else namesrv.bind_address  # noqa: S104  (compared, not bound)
         changes["namesrv_addr"] = f"{host}:{namesrv.listen_port}"
-    return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(config, **changes)  # type: ignore[arg-type]  # ports and an address, by name
 
 
 def open_store(config: BrokerConfig, options: Mapping[str, object] | None = None) -> Store:
@@ -234,5 +234,5 @@ def open_store(config: BrokerConfig, options: Mapping[str, object] | None = None
         ext_file_bytes=config.mapped_file_size_consume_queue_ext,
         light_queues=config.light_queues,
         max_light_queues=config.max_lmq_consume_queue_num,
-        **(options or {}),  # type: ignore[arg-type]
+        **(options or {}),  # type: ignore[arg-type]  # what tests add, by name
     )

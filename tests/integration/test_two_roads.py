@@ -651,7 +651,8 @@ def test_held_pulls_are_answered_at_their_deadline(roads: Roads) -> None:
         assert (answer.code, answer.remark) == (19, "OFFSET_OVERFLOW_ONE")
 
 
-def test_a_held_pull_whose_group_changes_is_python_s_again(roads: Roads) -> None:
+def lane_with_a_held_pull(roads: Roads) -> Lane:
+    """A second connection whose pull behind the end of queue 0 is held, natively where the hot road is on."""
     fill(roads, 6)
     lane = roads.second_connection()
     for _ in range(2):
@@ -659,19 +660,18 @@ def test_a_held_pull_whose_group_changes_is_python_s_again(roads: Roads) -> None
         assert decode_frame(lane.receive()).code == 19
     lane.send(pull(78, 3, sysFlag=6))
     roads.wait_held(1)
+    return lane
+
+
+def test_a_held_pull_whose_group_changes_is_python_s_again(roads: Roads) -> None:
+    lane = lane_with_a_held_pull(roads)
     roads.call(Command(200, opaque=2, body=json.dumps({"groupName": "cg", "consumeEnable": False}).encode()))
     send(roads, 1, "TagA")
     assert decode_frame(lane.receive()).code == 16
 
 
 def test_a_held_pull_whose_group_is_reset_learns_it_at_once(roads: Roads) -> None:
-    fill(roads, 6)
-    lane = roads.second_connection()
-    for _ in range(2):
-        lane.send(pull(77, 3, sysFlag=6, suspendTimeoutMillis=50))
-        assert decode_frame(lane.receive()).code == 19
-    lane.send(pull(78, 3, sysFlag=6))
-    roads.wait_held(1)
+    lane = lane_with_a_held_pull(roads)
     reset = {"topic": "plain", "group": "cg", "queueId": "0", "offset": "1", "timestamp": "0", "isForce": "true"}
     roads.call(Command(222, opaque=2, ext=reset))
     answer = decode_frame(lane.receive())

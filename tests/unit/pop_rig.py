@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from fastmq.net.server import Reply
 from fastmq.protocol import message as m
+from fastmq.protocol.bodies import TopicConfig
 from fastmq.protocol.codes import RequestCode
 from fastmq.protocol.message import StoredMessage, decode_messages
 from unit.broker_rig import FakePeer, Rig
@@ -59,6 +60,12 @@ class PopRig(Rig):
             self.clock.advance_ms(step)
             milliseconds -= step
             self.settle()
+
+    def fill(self, count: int, *, topic: str = "topic-a") -> None:
+        """Make the topic with one queue and send 0, 1, ... to it."""
+        self.broker.topics.put(TopicConfig(topic, 1, 1))
+        for number in range(count):
+            self.send(topic, b"%d" % number)
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
@@ -132,6 +139,11 @@ def popped(reply: Reply, topic: str, group: str) -> list[Popped]:
     return found
 
 
+def bodies(messages: list[Popped]) -> list[int]:
+    """The numbers that `PopRig.fill` sent, in order."""
+    return sorted(int(one.body) for one in messages)
+
+
 def rig_at(folder: Path, **settings: Any) -> PopRig:
     """A rig whose handles name the broker `broker`, and which looks for retries last unless told otherwise."""
     settings.setdefault("broker_name", "broker")
@@ -139,4 +151,4 @@ def rig_at(folder: Path, **settings: Any) -> PopRig:
     return PopRig(folder, **settings)
 
 
-__all__ = ["FakePeer", "PopRig", "Popped", "popped", "rig_at"]
+__all__ = ["FakePeer", "PopRig", "Popped", "bodies", "popped", "rig_at"]

@@ -31,22 +31,7 @@ def bench(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 1) ->
 
 def send(capsys: pytest.CaptureFixture[str], behaviour: Behaviour, *more: str, code: int = 1) -> dict[str, Any]:
     with serving(behaviour) as server:
-        flags = [
-            "--broker",
-            server.address,
-            "-c",
-            "2",
-            "-d",
-            "4",
-            "-q",
-            "3",
-            "-b",
-            "100",
-            "--warm-up",
-            "0",
-            "-s",
-            "0.3",
-        ]
+        flags = f"--broker {server.address} -c 2 -d 4 -q 3 -b 100 --warm-up 0 -s 0.3".split()
         shown = bench(capsys, "send", *flags, *more, code=code)
     counts = shown["failure_counts"]
     answered = sum(shown["send_codes"].values())
@@ -307,20 +292,7 @@ def test_oneway_sends_count_when_the_queues_have_grown(capsys: pytest.CaptureFix
         return b""
 
     with serving(behave) as server:
-        flags = [
-            "--broker",
-            server.address,
-            "-c",
-            "1",
-            "-q",
-            "2",
-            "--mode",
-            "oneway",
-            "--count",
-            "100",
-            "--warm-up",
-            "0",
-        ]
+        flags = f"--broker {server.address} -c 1 -q 2 --mode oneway --count 100 --warm-up 0".split()
         shown = bench(capsys, "send", *flags, "--timeout", "0.5")
     assert (shown["sent"], shown["done"]) == (100, 50)
     assert shown["failure_counts"] == {"not_stored": 50}
@@ -331,20 +303,7 @@ def test_oneway_sends_that_nobody_stores(capsys: pytest.CaptureFixture[str]) -> 
         return answer(header, offset="7") if header["code"] == GET_MAX_OFFSET else b""
 
     with serving(behave) as server:
-        flags = [
-            "--broker",
-            server.address,
-            "-c",
-            "1",
-            "-q",
-            "1",
-            "--mode",
-            "oneway",
-            "--count",
-            "100",
-            "--warm-up",
-            "0",
-        ]
+        flags = f"--broker {server.address} -c 1 -q 1 --mode oneway --count 100 --warm-up 0".split()
         shown = bench(capsys, "send", *flags, "--timeout", "0.3")
     assert (shown["sent"], shown["done"]) == (100, 0)
     assert shown["failure_counts"] == {"not_stored": 100}

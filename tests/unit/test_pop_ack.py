@@ -4,28 +4,17 @@ import base64
 
 import pytest
 
-from fastmq.protocol.bodies import TopicConfig
 from fastmq.protocol.codes import RequestCode
 from unit.broker_rig import FakePeer
-from unit.pop_rig import popped, rig_at
+from unit.pop_rig import bodies, popped, rig_at
 
 
 @pytest.fixture
 def rig(tmp_path):
     rig = rig_at(tmp_path)
-    fill(rig, 4)
+    rig.fill(4)
     yield rig
     rig.close()
-
-
-def fill(rig, count, *, topic="topic-a"):
-    rig.broker.topics.put(TopicConfig(topic, 1, 1))
-    for number in range(count):
-        rig.send(topic, b"%d" % number)
-
-
-def bodies(messages):
-    return sorted(int(one.body) for one in messages)
 
 
 def item(one, *offsets, **more):
@@ -120,7 +109,7 @@ def test_an_ack_that_cannot_be_stored_is_not_acknowledged(rig):
 
 def test_with_sync_flush_the_answer_waits_for_the_disk(tmp_path):
     rig = rig_at(tmp_path, flush_disk_type="SYNC_FLUSH")
-    fill(rig, 2)
+    rig.fill(2)
     rig.flush()
     first, second = rig.take()
     assert rig.ack(first).after_flush == rig.store.written_offset

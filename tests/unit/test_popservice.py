@@ -3,7 +3,6 @@
 import pytest
 
 from fastmq.broker.delivery.popck import CheckPoint
-from fastmq.protocol.bodies import TopicConfig
 from unit.pop_rig import rig_at
 
 REVIVE = "rmq_sys_REVIVE_LOG_DefaultCluster"
@@ -14,19 +13,9 @@ RETRY = "%RETRY%cg_topic-a"
 @pytest.fixture
 def rig(tmp_path):
     rig = rig_at(tmp_path)
-    fill(rig, 4)
+    rig.fill(4)
     yield rig
     rig.close()
-
-
-def fill(rig, count, *, topic="topic-a"):
-    rig.broker.topics.put(TopicConfig(topic, 1, 1))
-    for number in range(count):
-        rig.send(topic, b"%d" % number)
-
-
-def bodies(messages):
-    return sorted(int(one.body) for one in messages)
 
 
 def revived(rig):

@@ -235,11 +235,6 @@ class Broker:
 
     # --- what handlers call ------------------------------------------------------------------------------------------
 
-    @property
-    def served_codes(self) -> frozenset[int]:
-        """The request codes this broker has a handler for."""
-        return self._dispatcher.codes
-
     def new_unique_key(self) -> str:
         """An id for a message that came without one."""
         return next(self._unique_keys)

@@ -90,11 +90,6 @@ class Dispatcher:
         self._handlers = join_tables(tables)
         self._files = broker.topics.file, broker.groups.file, broker.request_modes.file
 
-    @property
-    def codes(self) -> frozenset[int]:
-        """The request codes that are served."""
-        return frozenset(self._handlers)
-
     def dispatch(self, peer: Peer, request: Command, *, vip: bool = False) -> Answer:
         """Handle a request. Broken JSON in a body is answered with code 1; RequestErrors are left to the caller."""
         code = request.code

@@ -154,6 +154,6 @@ def _unknown_variables(env: Mapping[str, str]) -> list[str]:
 
 def _advertised(bind: str, host: Host) -> str:
     """The address clients can reach a listener at."""
-    if bind in ("", "0.0.0.0", "::", "*"):  # noqa: S104
+    if bind in ("", "0.0.0.0", "::", "*"):  # noqa: S104  (compared, not bound)
         return host.local_address()
     return "127.0.0.1" if bind == "localhost" else bind

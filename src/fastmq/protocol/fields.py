@@ -54,32 +54,25 @@ def wire(name: str, *, default: Any = _MISSING) -> Any:
 
 def parse_int64(text: str | None) -> int | None:
     """What Java's Long.parseLong reads, None where it refuses."""
-    if text is None:
-        return None
-    try:
-        value = int(text)
-    except ValueError:
-        return None
-    if not INT64_MIN <= value <= INT64_MAX or not (text.isdigit() or _is_signed_number(text)):
-        return None
-    return value
+    return _parse_int(text, INT64_MIN, INT64_MAX)
 
 
 def parse_int32(text: str | None) -> int | None:
     """What Java's Integer.parseInt reads, None where it refuses."""
+    return _parse_int(text, INT32_MIN, INT32_MAX)
+
+
+def _parse_int(text: str | None, low: int, high: int) -> int | None:
     if text is None:
         return None
     try:
         value = int(text)
     except ValueError:
         return None
-    if not INT32_MIN <= value <= INT32_MAX or not (text.isdigit() or _is_signed_number(text)):
+    # int() also takes blanks around it and underscores
+    if not low <= value <= high or not (text.isdigit() or (text[0] in "+-" and text[1:].isdigit())):
         return None
     return value
-
-
-def _is_signed_number(text: str) -> bool:
-    return text[0] in "+-" and text[1:].isdigit()
 
 
 def parse_float(text: str | None) -> float | None:

@@ -71,7 +71,7 @@ START_ONLY: Final[frozenset[str]] = frozenset(
     maxIndexNum messageIndexEnable messageDelayLevel checkCRCOnRecover allocateStepBytes storeType timerPrecisionMs
     mappedFileSizeTimerLog enableConsumeQueueExt mappedFileSizeConsumeQueueExt enableLmq enableMultiDispatch
     maxLmqConsumeQueueNum reviveQueueNum
-    """.split()  # noqa: SIM905
+    """.split()  # noqa: SIM905  (as text it is readable)
 )
 
 

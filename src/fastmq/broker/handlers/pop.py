@@ -17,7 +17,7 @@ from fastmq.broker.delivery.popck import ORDER_REVIVE_QUEUE, CheckPoint, Receipt
 from fastmq.broker.delivery.popwait import ANY_QUEUE, HeldPop, Hold, wait_deadline
 from fastmq.broker.filter.matching import MessageFilter, read_matching
 from fastmq.broker.handlers.admin import refuse_broker_group
-from fastmq.broker.handlers.send import FAQ
+from fastmq.broker.handlers.popcheck import check_place
 from fastmq.broker.light import read_records
 from fastmq.broker.state.order_info import order_counts
 from fastmq.errors import RequestError
@@ -167,8 +167,7 @@ def _hold(broker: Broker, context: _PopContext, wanted: MessageFilter, page: _Pa
 def check_pop(broker: Broker, peer: Peer, header: PopMessageRequest) -> MessageFilter:
     """The filter of a pop, or the RequestError that refuses it."""
     config = broker.config
-    group_name, topic_name = header.consumer_group, header.topic
-    broker.sessions.compensate(group_name, None, broker.clock.monotonic())
+    broker.sessions.compensate(header.consumer_group, None, broker.clock.monotonic())
     if broker.clock.wall_ms() - header.born_time - header.poll_time > STALE_AFTER_MS:
         raise RequestError(
             ResponseCode.POLLING_TIMEOUT, f"the broker[{config.broker_ip1}] pop message is timeout too much"
@@ -192,25 +191,8 @@ def check_pop(broker: Broker, peer: Peer, header: PopMessageRequest) -> MessageF
             ResponseCode.SYSTEM_ERROR,
             f"the broker[{config.broker_ip1}] pop message is forbidden because timerWheelEnable is false",
         )
-    topic = broker.topics.get(topic_name)
-    if topic is None:
-        raise RequestError(ResponseCode.TOPIC_NOT_EXIST, f"topic[{topic_name}] not exist, apply first please! {FAQ}")
-    if not topic.readable:
-        raise RequestError(ResponseCode.NO_PERMISSION, f"the topic[{topic_name}] peeking message is forbidden")
-    if header.queue_id >= topic.read_queue_nums:
-        raise RequestError(
-            ResponseCode.INVALID_PARAMETER,
-            f"queueId[{header.queue_id}] is illegal, topic:[{topic_name}] "
-            f"topicConfig.readQueueNums:[{topic.read_queue_nums}] consumer:[/{peer.address}]",
-        )
-    refuse_broker_group(group_name)
-    group = broker.groups.find_or_create(group_name)
-    if group is None:
-        raise RequestError(
-            ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST, f"subscription group [{group_name}] does not exist, {FAQ}"
-        )
-    if not group.consume_enable:
-        raise RequestError(ResponseCode.NO_PERMISSION, f"subscription group no permission, {group_name}")
+    refuse_broker_group(header.consumer_group)
+    check_place(broker, peer, header.topic, header.consumer_group, header.queue_id)
     return _subscription(broker, header)
 
 

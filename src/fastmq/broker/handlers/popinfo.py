@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from fastmq import _store as st
 from fastmq.broker.delivery.popwait import HeldPop, Hold, wait_deadline
-from fastmq.broker.handlers.send import FAQ
+from fastmq.broker.handlers.popcheck import check_place
 from fastmq.broker.light import read_records
 from fastmq.errors import RequestError
 from fastmq.net.server import Reply, answer_again
@@ -42,25 +42,7 @@ def _check(broker: Broker, peer: Peer, topic_name: str, group_name: str, queue_i
     config = broker.config
     if not config.broker_permission & PERM_READ:
         raise RequestError(ResponseCode.NO_PERMISSION, f"the broker[{config.broker_ip1}] peeking message is forbidden")
-    topic = broker.topics.get(topic_name)
-    if topic is None:
-        raise RequestError(ResponseCode.TOPIC_NOT_EXIST, f"topic[{topic_name}] not exist, apply first please! {FAQ}")
-    if not topic.readable:
-        raise RequestError(ResponseCode.NO_PERMISSION, f"the topic[{topic_name}] peeking message is forbidden")
-    if queue_id >= topic.read_queue_nums:
-        raise RequestError(
-            ResponseCode.INVALID_PARAMETER,
-            f"queueId[{queue_id}] is illegal, topic:[{topic_name}] "
-            f"topicConfig.readQueueNums:[{topic.read_queue_nums}] consumer:[/{peer.address}]",
-        )
-    group = broker.groups.find_or_create(group_name)
-    if group is None:
-        raise RequestError(
-            ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST, f"subscription group [{group_name}] does not exist, {FAQ}"
-        )
-    if not group.consume_enable:
-        raise RequestError(ResponseCode.NO_PERMISSION, f"subscription group no permission, {group_name}")
-    return topic.read_queue_nums
+    return check_place(broker, peer, topic_name, group_name, queue_id)
 
 
 def retry_queues(broker: Broker, group: str, topic: str) -> list[tuple[str, int]]:

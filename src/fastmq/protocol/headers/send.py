@@ -51,7 +51,7 @@ class SendMessageRequestV2(Header):
     i: str | None = None
     j: Int32 | None = None
     k: bool | None = None
-    l: Int32 | None = None  # noqa: E741
+    l: Int32 | None = None  # noqa: E741  (its name on the wire)
     m: bool | None = None
     n: str | None = None
 
