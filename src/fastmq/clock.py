@@ -25,9 +25,11 @@ class SystemClock:
     __slots__ = ()
 
     def wall_ms(self) -> int:
+        """Milliseconds since the epoch, by the system."""
         return time.time_ns() // 1_000_000
 
     def monotonic(self) -> float:
+        """Seconds that no change of the clock moves."""
         return time.monotonic()
 
 
@@ -41,9 +43,11 @@ class ManualClock:
         self._monotonic_ms = 0
 
     def wall_ms(self) -> int:
+        """Milliseconds since the epoch, as set."""
         return self._wall_ms
 
     def monotonic(self) -> float:
+        """Seconds, as advanced."""
         return self._monotonic_ms / 1000
 
     def advance_ms(self, milliseconds: int) -> None:

@@ -53,6 +53,7 @@ class Comparison:
         return {name: Compared([a[name] for a, _ in runs], [b[name] for _, b in runs]) for name in shared}
 
     def to_text(self) -> str:
+        """The table that people read: medians, their ratio, the pairs that lie furthest apart."""
         lines = [
             f"{len(self.rounds)} rounds of: {self.rounds[0][0].what}",
             f"  A = {self.names[0]}, B = {self.names[1]}",
@@ -68,6 +69,7 @@ class Comparison:
         return "\n".join(lines)
 
     def to_json(self) -> str:
+        """The same, with every round, as one JSON object."""
         metrics = {
             name: {
                 "a": list(one.a), "b": list(one.b), "ratio_of_medians": one.ratio, "paired_ratios": list(one.spread),

@@ -28,13 +28,16 @@ class Measure:
 
     @property
     def per_second(self) -> float:
+        """How many of these the disk does in a second."""
         return len(self.times_ns) * 1e9 / (sum(self.times_ns) or 1)
 
     def percentile_ns(self, percent: float) -> int:
+        """The time within which so many percent were done, in nanoseconds."""
         ordered = sorted(self.times_ns)
         return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
 
     def to_dict(self) -> dict[str, float | str]:
+        """The figures as JSON has them; times in microseconds."""
         return {
             "what": self.what,
             "operations": len(self.times_ns),
@@ -44,6 +47,7 @@ class Measure:
         }
 
     def to_text(self) -> str:
+        """A line for people."""
         times = "  ".join(f"p{p:g} {self.percentile_ns(p) / 1e6:.3f} ms" for p in PERCENTILES)
         rate = self.per_second * self.bytes_each / 1e6
         return f"  {self.what:48}{self.per_second:>10,.0f} /s {rate:>8,.0f} MB/s   {times}"

@@ -41,6 +41,7 @@ class Histogram:
         return {"count": self.count, **named, "max": round(self.max_ns / 1000, 1)}
 
     def to_text(self) -> str:
+        """The percentiles in a line, in milliseconds."""
         named = [f"p{p:g} {_duration(self.percentile_ns(p))}" for p in PERCENTILES]
         return "  ".join([*named, f"max {_duration(self.max_ns)}"])
 
@@ -88,6 +89,7 @@ class Result:
         return found
 
     def to_dict(self) -> dict[str, Any]:
+        """Everything that was measured, as JSON has it."""
         return {
             "what": self.what,
             "elapsed_s": round(self.elapsed_s, 4),
@@ -108,9 +110,11 @@ class Result:
         }
 
     def to_json(self) -> str:
+        """One JSON object on one line."""
         return json.dumps(self.to_dict())
 
     def to_text(self) -> str:
+        """The report for people; failures stand in it whenever there are any."""
         lines = [self.what]
         if self.sent:
             rate = self.rates["sent"]

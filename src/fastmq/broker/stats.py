@@ -155,6 +155,7 @@ class BrokerStats:
             counter[2] += size
 
     def on_put_failed(self) -> None:
+        """A message could not be stored."""
         self.put_failures += 1
 
     def on_get(self, group: str, topic: str, queue_id: int, nums: int, size: int, pulls: int = 1) -> None:

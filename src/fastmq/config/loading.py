@@ -28,6 +28,7 @@ class Host:
 
     @classmethod
     def of(cls, env: Mapping[str, str]) -> Self:
+        """What a process with this environment finds."""
         return cls(env.get("HOME") or os.getcwd(), socket.gethostname(), first_local_address)
 
 

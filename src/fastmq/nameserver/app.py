@@ -110,6 +110,7 @@ class NameServer:
 
     @property
     def uptime_seconds(self) -> float:
+        """How long it has been up."""
         return self._clock.monotonic() - self._started
 
     def unregister(self, members: Iterable[Member]) -> None:
