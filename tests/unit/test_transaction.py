@@ -360,6 +360,31 @@ class TestSyncFlush:
         rig.check(60_000)
         assert checks(peer) == []
 
+    @pytest.mark.parametrize("shown_meanwhile", [False, True])
+    def test_a_decision_may_come_while_the_flush_ends(self, rig, shown_meanwhile):
+        """The record is on disk, the queue does not show it yet, or does so while the decision is looked at."""
+
+        class Flushing:
+            def __getattr__(self, name):
+                return getattr(rig.store, name)
+
+            @property
+            def flushed_offset(self):
+                return rig.store.written_offset
+
+            @property
+            def dispatched_offset(self):
+                offset = rig.store.dispatched_offset
+                if shown_meanwhile:
+                    rig.flush()
+                return offset
+
+        half = rig.begin(more="WAIT\x01false\x02")
+        rig.broker.transactions.queue()._store = Flushing()
+        assert rig.end(half, COMMIT).code == 0
+        rig.flush()
+        assert rig.bodies() == [b"half"]
+
     def test_a_restart(self, rig):
         first, second = rig.begin("K1"), rig.begin("K2")
         rig.end(first, COMMIT)

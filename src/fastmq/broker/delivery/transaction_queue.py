@@ -61,7 +61,7 @@ class TransactionStore(PutsMessages, Protocol):
     """What transactions need of the store."""
 
     @property
-    def flushed_offset(self) -> int: ...
+    def dispatched_offset(self) -> int: ...
     def queue_offsets(self, topic: str, queue_id: int) -> tuple[int, int] | None: ...
     def queue_entries(self, topic: str, queue_id: int, offset: int, count: int) -> list[tuple[int, int, int]]: ...
     def read_record(self, log_offset: int) -> bytes | None: ...
@@ -161,10 +161,11 @@ class HalfQueue:
         message = half.message
         if message.topic != HALF_TOPIC or message.queue_id != self.queue_id:
             return False
+        dispatched = self._store.dispatched_offset  # asked first: the queue has by now what lies before it
         low, high = self._bounds(HALF_TOPIC)
         if message.queue_offset >= high:
-            # with SYNC_FLUSH it may be stored and not visible yet, if the answer did not wait for the flush
-            return message.log_offset >= self._store.flushed_offset
+            # with SYNC_FLUSH it may be stored and not visible yet: checks do not wait for the flush, nor do all sends
+            return message.log_offset >= dispatched
         if message.queue_offset < low:
             return False
         entries = self._store.queue_entries(HALF_TOPIC, self.queue_id, message.queue_offset, 1)
