@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -181,3 +181,52 @@ def test_a_queue_or_a_server_that_is_none(backend: str) -> None:
                 await producer.send("other", "x")
 
     anyio.run(scenario, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_selector_that_fails_fails_its_own_send_alone(backend: str) -> None:
+    def fails(queues: Sequence[fastmq.MessageQueue], message: fastmq.Message) -> fastmq.MessageQueue:
+        raise ZeroDivisionError
+
+    async def scenario() -> None:
+        async with FakeCluster().running() as cluster, fastmq.Producer(cluster.address) as producer:
+            # before the route is known, while others wait for it, and when it is
+            for _ in range(2):
+                receipts = [await producer.send_async(MESSAGE, selector=one) for one in (fails, None, fails, None)]
+                for number, receipt in enumerate(receipts):
+                    if number % 2:
+                        assert (await receipt).topic == "t"
+                    else:
+                        with pytest.raises(ZeroDivisionError):
+                            await receipt
+            with anyio.fail_after(10):
+                await producer.flush()
+
+    anyio.run(scenario, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_callback_that_fails_harms_nobody(backend: str, caplog: pytest.LogCaptureFixture) -> None:
+    def fails(receipt: fastmq.Receipt) -> None:
+        raise ZeroDivisionError
+
+    async def scenario() -> None:
+        async with FakeCluster().running() as cluster, fastmq.Producer(cluster.address) as producer:
+            await producer.send(MESSAGE)
+            for _ in range(2):
+                assert (await (await producer.send_async(MESSAGE, callback=fails))).topic == "t"
+
+    anyio.run(scenario, backend=backend)
+    assert [one.getMessage() for one in caplog.records] == 2 * ["the callback of a send failed"]
+
+
+def test_a_pipeline_that_is_full_says_so() -> None:
+    async def scenario() -> None:
+        async with FakeCluster().running() as cluster, fastmq.Producer(cluster.address, max_in_flight=1) as producer:
+            receipt = producer.send_nowait(MESSAGE)
+            with pytest.raises(fastmq.PipelineFull) as caught:
+                producer.send_nowait(MESSAGE)
+            assert caught.value.retryable
+            await receipt
+
+    anyio.run(scenario)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import anyio
 import pytest
 
+import fastmq
 from fastmq.client.messages import Message, ReceivedMessage
+from fastmq.errors import UsageError
 from fastmq.protocol import message as m
+from fastmq.protocol.codes import RequestCode
+from unit.client_rig import FakeCluster
 
 trace = pytest.importorskip("opentelemetry.trace")
 
@@ -84,3 +89,32 @@ def test_several_messages_are_linked(telemetry: Telemetry) -> None:
         assert span.attributes["messaging.batch.message_count"] == 3
         telemetry.failed(span, ValueError("no"))
     assert span.status.status_code is trace.StatusCode.ERROR
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_every_send_ends_its_span(backend: str) -> None:
+    tracer = Tracer()
+
+    async def scenario() -> None:
+        async with FakeCluster().running() as cluster, fastmq.Producer(cluster.address, telemetry=True) as producer:
+            assert producer._telemetry is not None
+            producer._telemetry._tracer = tracer
+            message = Message("t", "x")
+            await producer.send(message)
+            await (await producer.send_async(message))
+            await producer.send_oneway(message)
+            await producer.send_half(message)
+            with pytest.raises(UsageError):
+                await producer.send(Message("t", "x", properties={"a": 1}))  # type: ignore[dict-item]
+            with pytest.raises(fastmq.RequestReplyTimeout):
+                await producer.request(message, timeout=0.01)
+            cluster.answers.pop(RequestCode.SEND_MESSAGE_V2)
+            with pytest.raises(fastmq.NotSupported):
+                await producer.send(message)
+            with pytest.raises(fastmq.NotSupported):
+                await (await producer.send_async(message))
+
+    anyio.run(scenario, backend=backend)
+    assert len(tracer.spans) == 7
+    assert all(span.ended for span in tracer.spans)
+    assert [span.status is None for span in tracer.spans] == [True] * 5 + [False] * 2

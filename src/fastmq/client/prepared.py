@@ -80,6 +80,7 @@ class Preparer:
         self._check_size(body)
         prepared.span = None
         if self._telemetry is not None:
+            properties_text(properties)  # from here on nothing is refused: who began a span ends it
             prepared.span = self._telemetry.sending(message, unique_key, properties)
         sys_flag = 0
         if len(body) >= self._compress_over and self._compression is not Compression.NONE:

@@ -131,11 +131,12 @@ class Producer(Sender):
         prepared.topic = names.reply_topic(cluster)
         prepared.properties += properties_text(back)
         prepared.code = RequestCode.SEND_REPLY_MESSAGE_V2
-        route = await self._route(prepared)
-        # the broker that brought the request knows who waits
-        same = [one for one in route.write_queues if one.broker_name == request.queue.broker_name]
-        queue = same[0] if same else self._choose(prepared, route, ())
-        return await self._try(prepared, queue, self._timeout if timeout is None else timeout)
+        with self._span(prepared):
+            route = await self._route(prepared)
+            # the broker that brought the request knows who waits
+            same = [one for one in route.write_queues if one.broker_name == request.queue.broker_name]
+            queue = same[0] if same else self._choose(prepared, route, ())
+            return await self._try(prepared, queue, self._timeout if timeout is None else timeout)
 
     # --- taking back -------------------------------------------------------------------------------------------------
 

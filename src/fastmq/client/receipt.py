@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator
 
 import anyio
 
 from fastmq.client.messages import SendResult
 from fastmq.errors import UsageError
+
+log = logging.getLogger("fastmq.client")
 
 
 class Receipt:
@@ -56,4 +59,7 @@ class Receipt:
         if self._event is not None:
             self._event.set()
         if self._callback is not None:
-            self._callback(self)
+            try:
+                self._callback(self)
+            except Exception:  # it is called by whoever reads the connection, which is not to blame
+                log.exception("the callback of a send failed")

@@ -7,9 +7,10 @@ fails a task takes over.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Final, Unpack, overload
 
 import anyio
@@ -221,12 +222,26 @@ class Sender(SessionUser):
         """Send without an answer: nobody knows whether it was stored. Raises RouteError, ConnectError."""
         self.session.check_open()
         prepared = self._preparer.single(message, queue, selector)
-        route = await self._route(prepared)
-        chosen = self._choose(prepared, route, ())
-        if prepared.message.is_timer:
-            await self._check_timers(chosen.broker_name)
-        request = self._preparer.request(prepared, chosen)
-        await self.session.oneway(self.session.broker_address(chosen.broker_name), request)
+        with self._span(prepared):
+            route = await self._route(prepared)
+            chosen = self._choose(prepared, route, ())
+            if prepared.message.is_timer:
+                await self._check_timers(chosen.broker_name)
+            request = self._preparer.request(prepared, chosen)
+            await self.session.oneway(self.session.broker_address(chosen.broker_name), request)
+
+    @contextlib.contextmanager
+    def _span(self, prepared: Prepared) -> Iterator[None]:
+        """The span of a send, if it has one, ends with the block."""
+        failure: BaseException | None = None
+        try:
+            yield
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            if prepared.span is not None and self._telemetry is not None:
+                self._telemetry.sent(prepared.span, None, failure)
 
     def send_nowait(
         self,
@@ -243,9 +258,9 @@ class Sender(SessionUser):
         are in flight, and UsageError or MessageTooLarge at once.
         """
         self.session.check_open()
-        prepared = self._preparer.single(message, queue, selector)
         if self._in_flight >= self._max_in_flight or self._in_flight_bytes >= self._max_in_flight_bytes:
             raise PipelineFull(f"{self._in_flight} sends are in flight")
+        prepared = self._preparer.single(message, queue, selector)
         receipt = Receipt(prepared.size, callback)
         self._in_flight += 1
         self._in_flight_bytes += prepared.size
@@ -473,6 +488,8 @@ class Sender(SessionUser):
             connection.post(request, self._try_timeout, lambda waiter: self._on_reply(prepared, receipt, queue, waiter))
         except (ConnectionLost, RouteError):
             return False
+        except Exception as error:  # a selector's: it is told where all failures of this send are
+            self._finish(prepared, receipt, None, error)
         return True
 
     def _on_reply(self, prepared: Prepared, receipt: Receipt, queue: MessageQueue, waiter: Waiter) -> None:
@@ -528,7 +545,7 @@ class Sender(SessionUser):
                     self._settle(receipt, None, ConnectionLost("the client was closed before the send ended"))
 
     def _finish(
-        self, prepared: Prepared, receipt: Receipt, result: SendResult | None, error: ClientError | None = None
+        self, prepared: Prepared, receipt: Receipt, result: SendResult | None, error: Exception | None = None
     ) -> None:
         """The first try was the last."""
         if prepared.span is not None and self._telemetry is not None:
