@@ -61,7 +61,8 @@ class TopicNotFound(RouteError):
     retryable = False
 
     def __init__(self, topic: str, remark: str = "") -> None:
-        super().__init__(remark or f"topic {topic} has no route")
+        # name servers add a line that points to a page which is no more
+        super().__init__(remark.partition("\n")[0] or f"topic {topic} has no route")
         self.topic = topic
 
 

@@ -121,7 +121,7 @@ def consume(context: Context) -> int:
     options = context.options
     start: dict[str, Any] = {"start_from": options.start}
     if options.start not in ("first", "last"):
-        start = {"start_time": _time(options.start)}
+        start = {"start_time": _time(options.start, "first", "last")}
     wanted: str | Filter = options.tags if options.sql is None else sql(options.sql)
     left = options.count
     consumer = sync.Consumer(
@@ -293,7 +293,7 @@ def group_reset(context: Context) -> int:
     """`group reset`."""
     options = context.options
     to = {"first": 0.0, "last": None}.get(options.to, "a time")
-    when = _time(options.to) if to == "a time" else to
+    when = _time(options.to, "first", "last") if to == "a time" else to
     assert not isinstance(when, str)
     with context.admin() as admin:
         found = admin.reset_offsets(options.group, options.topic, when)
@@ -359,12 +359,13 @@ def _pairs(texts: Sequence[str], flag: str) -> dict[str, str]:
     return pairs
 
 
-def _time(text: str) -> datetime:
-    """ISO 8601; without a zone it is this machine's."""
+def _time(text: str, *others: str) -> datetime:
+    """ISO 8601; without a zone it is this machine's. `others`: words that could have stood there, too."""
     with contextlib.suppress(ValueError):
         return datetime.fromisoformat(text).astimezone()
     now = datetime.fromtimestamp(time.time()).isoformat(timespec="seconds")
-    raise UsageError(f"{text}: not a time like {now}")
+    words = " or ".join((*others, f"a time like {now}"))
+    raise UsageError(f"{text}: not {words}")
 
 
 COMMANDS: Mapping[str, Callable[[Context], int]] = {
