@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fastmq.client.acl import Credentials
     from fastmq.client.admin import Admin
     from fastmq.client.basic import BasicClient
-    from fastmq.client.compress import Compression
+    from fastmq.client.compress import Compression, CorruptBody
     from fastmq.client.errors import (
         BrokerError,
         ClientClosed,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         GroupNotFound,
         MessageRejected,
         MessageTooLarge,
+        MissingExtra,
         NotSupported,
         PermissionDenied,
         PipelineFull,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from fastmq.client.push import PushConsumer, RetryLater
     from fastmq.client.session import Session
     from fastmq.client.subscriptions import Filter, StartFrom, sql
+    from fastmq.client.window import FlowLimits
     from fastmq.errors import FastmqError, UsageError
     from fastmq.protocol.bodies.config import MessageQueue
 
@@ -60,14 +62,17 @@ _WHERE = {
     "ConnectError": "fastmq.client.errors",
     "ConnectionLost": "fastmq.client.errors",
     "Consumer": "fastmq.client.pull",
+    "CorruptBody": "fastmq.client.compress",
     "Credentials": "fastmq.client.acl",
     "FastmqError": "fastmq.errors",
     "Filter": "fastmq.client.subscriptions",
+    "FlowLimits": "fastmq.client.window",
     "GroupNotFound": "fastmq.client.errors",
     "Message": "fastmq.client.messages",
     "MessageQueue": "fastmq.protocol.bodies.config",
     "MessageRejected": "fastmq.client.errors",
     "MessageTooLarge": "fastmq.client.errors",
+    "MissingExtra": "fastmq.client.errors",
     "NotSupported": "fastmq.client.errors",
     "PermissionDenied": "fastmq.client.errors",
     "PipelineFull": "fastmq.client.errors",
@@ -104,14 +109,17 @@ __all__ = [
     "ConnectError",
     "ConnectionLost",
     "Consumer",
+    "CorruptBody",
     "Credentials",
     "FastmqError",
     "Filter",
+    "FlowLimits",
     "GroupNotFound",
     "Message",
     "MessageQueue",
     "MessageRejected",
     "MessageTooLarge",
+    "MissingExtra",
     "NotSupported",
     "PermissionDenied",
     "PipelineFull",

@@ -555,6 +555,34 @@ def test_pop(face: Face, place: Place) -> None:
     face.run(scenario)
 
 
+def test_what_is_acknowledged_at_once_does_not_come_again(face: Face, place: Place) -> None:
+    if place.server.name == "apache4":
+        return  # which has no POP, see above
+
+    async def scenario(f: Any) -> None:
+        async with f.Producer(place.namesrv) as producer:
+            await producer.send_batch([fastmq.Message(place.name, str(number)) for number in range(12)])
+        async with f.PopConsumer(
+            place.namesrv, place.group(), place.name, start_from="first", invisible_seconds=5
+        ) as consumer:
+            got: list[fastmq.ReceivedMessage] = []
+            with anyio.fail_after(PATIENCE):
+                while len(got) < 12:
+                    got += await consumer.receive(wait=5)
+            await consumer.ack(got[:5] + got[6:-1])
+            kept = {got[5].text, got[-1].text}
+            again: list[fastmq.ReceivedMessage] = []
+            with anyio.fail_after(2 * PATIENCE):
+                while not kept <= {one.text for one in again}:
+                    again += await consumer.receive(wait=5)
+            await consumer.ack(again)
+            assert {one.text for one in again} == kept
+            # they would have come together with the last one
+            assert await consumer.receive(wait=1) == []
+
+    face.run(scenario)
+
+
 def test_traces(face: Face, place: Place) -> None:
     async def scenario(f: Any) -> None:
         topic = f"trace-{place.name}"
