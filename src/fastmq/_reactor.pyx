@@ -275,6 +275,7 @@ cdef class Reactor:
         """Turns until `stop`: the body of the reactor's own thread."""
         with nogil:
             pthread_setname_np(pthread_self(), "fastmq-reactor")
+            ask_for_short_slices()
             while not self.stopping:
                 run_turn(self, -1)
 

@@ -408,6 +408,7 @@ cdef class Load(LoadSetup):
         self.send_limit = count
         with nogil:
             prctl(PR_SET_TIMERSLACK, 1)
+            ask_for_short_slices()
             now = now_ns()
             end = now + <int64_t>(seconds * 1e9)
             next_check = now + TICK_NS
