@@ -105,6 +105,8 @@ cdef extern from *:
     ssize_t read(int, void*, size_t) nogil
     int nanosleep(const timespec*, timespec*) nogil
     int fdatasync(int) nogil
+    int sync_file_range(int, off_t, off_t, unsigned int) nogil
+    int SYNC_FILE_RANGE_WRITE
     int fsync(int) nogil
     int syncfs(int) nogil
     int fallocate(int, int, off_t, off_t) nogil

@@ -17,6 +17,8 @@ cdef enum:
     PATH_BYTES = 4096
     CACHED_AHEAD = 16 << 20     # pages of the log that are made before the writer comes to them
     CACHED_STEP = 1 << 20
+    FLUSH_TAIL = 1 << 20        # at least as much as a page of the page cache may be
+    FLUSH_PIECES = 4            # what is appended while one is handed over is the next
     TURN_BYTES = 4 << 20        # turn buffer; one larger record or batch makes it grow
     LMQ_MAX = 1024              # light queues of one message
     LMQ_TEXT_BYTES = 32768

@@ -5,6 +5,23 @@
 #
 # `written` is read before the fdatasync begins, so what it covers is exactly what was in the page cache by then.
 # A failed fdatasync is final: the kernel may have dropped the dirty pages and would report success the next time.
+#
+# fdatasync of much that is dirty locks megabytes of pages at once and keeps them locked until the disk's queue has taken
+# them. The page that the log ends in would be one of them, and the appender would wait for it as long as the disk is busy.
+# So all but the last FLUSH_TAIL is handed to the disk before, without that page.
+
+cdef void write_out(Engine* e, Segment* s, int64_t start) noexcept nogil:
+    """Begin to write what lies from `start` on, but for the end of the log. Says nothing about its being there."""
+    cdef int64_t until, at = max(start - s.base, 0)
+    cdef int32_t again
+    for again in range(FLUSH_PIECES):
+        until = min(load64(&e.written) - s.base, s.length) - FLUSH_TAIL
+        until -= until % FLUSH_TAIL
+        if until <= at:
+            return
+        sync_file_range(s.fd, at, until - at, SYNC_FILE_RANGE_WRITE)    # a failure shows itself in the fdatasync
+        at = until
+
 
 cdef int flush_segments(Engine* e, int64_t start, int64_t target) noexcept nogil:
     """fdatasync every segment that holds a byte of [start, target). 0, or an errno (noted)."""
@@ -20,6 +37,8 @@ cdef int flush_segments(Engine* e, int64_t start, int64_t target) noexcept nogil
         pthread_mutex_unlock(&e.seg_lock)
         if s == NULL:
             break
+        if s.fd >= 0:
+            write_out(e, s, at)
         if s.fd >= 0 and e.files.fdatasync(&e.files, FILE_LOG, s.fd) != 0:
             error = errno if errno else EIO
             segment_path(e, s.base, path)

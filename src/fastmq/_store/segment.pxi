@@ -221,7 +221,9 @@ cdef int64_t allocate_once(Engine* e) noexcept nogil:
     pthread_mutex_unlock(&e.lock)
     if used < s.length and load64(&s.allocated) < s.length and load64(&s.allocated) - used <= e.allocate_step // 2:
         pthread_mutex_lock(&e.spare_lock)       # keeps the flusher from closing s.fd
-        if s.fd >= 0 and segment_reserve(e, s, max(load64(&s.allocated), used) + e.allocate_step) == ST_OK:
+        # fallocate holds up the writer of the same file while the file system's journal is busy: the more a segment
+        # holds, the less often
+        if s.fd >= 0 and segment_reserve(e, s, max(load64(&s.allocated), used) + max(e.allocate_step, used)) == ST_OK:
             did = 1
         pthread_mutex_unlock(&e.spare_lock)
     if used > 0 and s.length - used <= e.allocate_step:
