@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fastmq.protocol.bodies import loads_lenient, queue_map
 from support.popping import SET_MODE, Consumer, Popped, Stage, bodies
 from support.servers import ApachePeer, FastmqServer, Server
 from support.toolchains import ToolchainMissing, apache_class_path, missing
@@ -16,6 +17,7 @@ pytestmark = pytest.mark.apache
 
 # Apache takes up to 20 seconds to change hands
 INVISIBLE_MS = 40_000
+GET_CONSUME_STATS = 208
 
 
 @pytest.fixture(params=[(FastmqServer, ApachePeer), (ApachePeer, FastmqServer)], ids=["to-apache", "to-fastmq"])
@@ -76,3 +78,48 @@ def _everything(consumer: Consumer, wanted: set[bytes]) -> list[Popped]:
 
     wait_until(all_there, "what was not acked comes again", seconds=90)
     return found
+
+
+def progress(stage: Stage, group: str) -> dict[tuple[str, int], tuple[int, int, int]]:
+    """GET_CONSUME_STATS: by topic and queue its end, the group's offset, how far it has pulled."""
+    answer = stage.call(GET_CONSUME_STATS, {"consumerGroup": group})
+    assert answer.code == 0, answer
+    table = queue_map(loads_lenient(answer.body)["offsetTable"])
+    return {
+        (queue.topic, queue.queue_id): (row["brokerOffset"], row["consumerOffset"], row["pullOffset"])
+        for queue, row in table.items()
+    }
+
+
+def test_consume_stats_of_a_group_that_pops_are_apaches(tmp_path: Path) -> None:
+    """What was popped counts as consumed, acknowledged or not; what came back is a queue of the retry topic."""
+    try:
+        apache_class_path()
+    except ToolchainMissing as reason:
+        missing(str(reason))
+    servers = ApachePeer(tmp_path / "apache"), FastmqServer(tmp_path / "fastmq")
+    theirs, ours = (steps_of_a_group_that_pops(server) for server in servers)
+    assert ours == theirs
+
+
+def steps_of_a_group_that_pops(server: Server) -> list[dict[tuple[str, int], tuple[int, int, int]]]:
+    """Its progress when all is popped; when some came back; when that is popped, too."""
+    with server:
+        stage = Stage(server)
+        topic = stage.topic(2)
+        retry = f"%RETRY%g_{topic}", 0
+        stage.send(topic, *(b"%d" % number for number in range(10)))
+        consumer = stage.consumer(topic)
+        got = consumer.pop_all(10, invisible_ms=2_000)
+        popped = {(topic, queue): (5, 5, 5) for queue in range(2)}
+        wait_until(lambda: popped.items() <= progress(stage, "g").items(), "the offsets of the pops are there")
+        seen = [progress(stage, "g")]
+        for one in got[:6]:
+            consumer.ack(one)
+        wait_until(lambda: progress(stage, "g").get(retry, (0,))[0] == 4, "what was not acked comes back", 60)
+        seen.append(progress(stage, "g"))
+        assert len(consumer.pop_all(4)) == 4
+        wait_until(lambda: progress(stage, "g")[retry][1] == 4, "the offset of the retry topic is there")
+        seen.append(progress(stage, "g"))
+        stage.disconnect()
+        return seen

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from fastmq.protocol.bodies import TopicConfig
 from fastmq.protocol.codes import RequestCode, ResponseCode
@@ -101,6 +103,18 @@ def test_switched_off_light_names_are_names_like_others(tmp_path: Path) -> None:
     rig.broker.topics.put(TopicConfig(TOPIC, 4, 4))
     send(rig, b"one", "%LMQ%a")
     assert rig.pull("%LMQ%a").code == ResponseCode.TOPIC_NOT_EXIST
+    rig.close()
+
+
+def test_cleaning_up_leaves_light_queues(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, enable_lmq=True, enable_multi_dispatch=True)
+    rig.broker.topics.put(TopicConfig(TOPIC, 4, 4))
+    send(rig, b"one", "%LMQ%a")
+    rig.broker.topics.delete(TOPIC)
+    rig.config = dataclasses.replace(rig.config, enable_lmq=False)
+    rig.reopen()
+    assert trio.run(rig.ask, RequestCode.CLEAN_UNUSED_TOPIC).code == 0
+    assert (rig.count("%LMQ%a"), rig.count(TOPIC)) == (1, 0)
     rig.close()
 
 

@@ -1,8 +1,9 @@
 """POP_MESSAGE: checks, order of queues, offsets, filters, retry topics, waiting."""
 
 import pytest
+import trio
 
-from fastmq.protocol.bodies import SubscriptionGroupConfig, TopicConfig
+from fastmq.protocol.bodies import SubscriptionGroupConfig, TopicConfig, loads_lenient, queue_map
 from fastmq.protocol.codes import RequestCode
 from fastmq.protocol.message import decode_messages
 from unit.broker_rig import FakePeer
@@ -44,6 +45,18 @@ def test_a_pop_takes_from_all_queues_and_tells_what_is_what(rig):
     assert sorted(reply.ext["msgOffsetInfo"].split(";")) == ["0 0 0,1", "0 1 0,1"]
     assert "orderCountInfo" not in reply.ext
     assert bodies(popped(reply, "topic-a", "cg")) == [0, 1, 2, 3]
+
+
+def test_what_was_popped_counts_as_consumed_in_the_groups_progress(rig):
+    """As in RocketMQ, which tells nowhere in there how much is with the consumers."""
+    fill(rig)
+    rig.take(maxMsgNums=3)
+    reply = trio.run(rig.ask, RequestCode.GET_CONSUME_STATS, {"consumerGroup": "cg"})
+    rows = queue_map(loads_lenient(reply.body)["offsetTable"]).values()
+    assert sorted((row["brokerOffset"], row["consumerOffset"], row["pullOffset"]) for row in rows) == [
+        (2, 1, 1),
+        (2, 2, 2),
+    ]
 
 
 def test_what_was_popped_is_not_given_again_before_its_time(rig):

@@ -237,7 +237,8 @@ async def clean_unused_topic(broker: Broker, peer: Peer, request: Command) -> Re
     """CLEAN_UNUSED_TOPIC (316): remove the queues of topics that exist no more."""
     unused = {topic for topic, *_ in broker.store.queues() if topic not in broker.topics}
     for topic in sorted(unused):
-        if not broker.topics.is_system(topic):
+        # light queues are in no table; while enableLmq is off nobody can tell which of them are used
+        if not broker.topics.is_system(topic) and not names.is_light_queue(topic):
             await trio.to_thread.run_sync(broker.store.delete_topic_data, topic)
     return Reply()
 

@@ -4,7 +4,9 @@ import java.util.ArrayList;
 import java.util.Collection;
 import java.util.HashSet;
 import java.util.List;
+import java.util.Map;
 import java.util.Set;
+import java.util.TreeMap;
 import java.util.concurrent.CopyOnWriteArrayList;
 import org.apache.rocketmq.client.consumer.DefaultLitePullConsumer;
 import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
@@ -87,6 +89,24 @@ final class Inbox {
     /** As awaitAll, and none came twice. */
     void awaitOnce(Ctx ctx, long millis, Collection<String> expected) throws Exception {
         awaitAll(ctx, millis, expected);
-        ctx.equal(expected.size(), size(), "the number of deliveries, none twice,");
+        if (size() != expected.size()) {
+            throw new Failure("the number of deliveries, none twice, is " + size() + ", expected " + expected.size()
+                + twice());
+        }
+    }
+
+    /** Who came more than once: the same id at two places was sent again by the producer, at one place delivered again. */
+    private String twice() {
+        Map<String, List<String>> seen = new TreeMap<>();
+        long first = times.isEmpty() ? 0 : times.get(0);
+        for (int i = 0; i < messages.size(); i++) {
+            MessageExt message = messages.get(i);
+            seen.computeIfAbsent(Ctx.text(message), body -> new ArrayList<>()).add(String.format(
+                "%s at queue %d offset %d, stored %d ms and delivered %d ms after the first delivery, reconsumed %d times",
+                message.getMsgId(), message.getQueueId(), message.getQueueOffset(),
+                message.getStoreTimestamp() - first, times.get(i) - first, message.getReconsumeTimes()));
+        }
+        seen.values().removeIf(deliveries -> deliveries.size() < 2);
+        return seen.isEmpty() ? "" : "; " + seen;
     }
 }
