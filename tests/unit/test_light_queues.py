@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import trio
 
+from fastmq.net.server import Reply
+from fastmq.protocol import names
 from fastmq.protocol.bodies import TopicConfig
 from fastmq.protocol.codes import RequestCode, ResponseCode
-from fastmq.protocol.message import decode_messages
+from fastmq.protocol.message import decode_messages, offset_message_id, parse_message_id
 from unit.broker_rig import Rig, consumer
 
 TOPIC = "topic-a"
@@ -208,3 +210,57 @@ def test_places_with_a_filter(rig: Rig) -> None:
         tag = "TAGS\x01even\x02" if number % 2 == 0 else ""
         rig.send(TOPIC, b"%d" % number, properties=f"{tag}INNER_MULTI_DISPATCH\x01%LMQ%a\x02", e=number % 4)
     assert place(rig.pull("%LMQ%a", group="g", subscription="even")) == [(0, 0, b"0"), (0, 2, b"2"), (0, 4, b"4")]
+
+
+# --- what nobody may see ----------------------------------------------------------------------------------------------
+
+LIGHT = "INNER_MULTI_DISPATCH\x01%LMQ%a,%LMQ%b\x02"
+TRANSACTION = f"TRAN_MSG\x01true\x02PGROUP\x01pg\x02UNIQ_KEY\x01K\x02{LIGHT}"
+COMMIT, ROLLBACK = 8, 12
+
+
+def end(rig: Rig, began: Any, decision: int) -> Any:
+    ext = {
+        "producerGroup": "pg", "tranStateTableOffset": began.ext["queueOffset"], "commitOrRollback": decision,
+        "commitLogOffset": parse_message_id(began.ext["msgId"])[2], "msgId": "K", "transactionId": "K",
+        "fromTransactionCheck": False,
+    }  # fmt: skip
+    return rig.ask(RequestCode.END_TRANSACTION, ext)
+
+
+@pytest.mark.parametrize("decision", [COMMIT, ROLLBACK])
+def test_a_half_message_is_in_no_light_queue_before_its_commit(rig: Rig, decision: int) -> None:
+    began = rig.send(TOPIC, b"held", properties=TRANSACTION, f=4)
+    assert began.code == 0
+    assert (rig.count("%LMQ%a"), rig.count("%LMQ%b")) == (0, 0)
+    assert end(rig, began, decision).code == 0
+    expected = [b"held"] if decision == COMMIT else []
+    assert bodies(rig.pull("%LMQ%a", group="g")) == expected
+    assert bodies(rig.pull("%LMQ%b", group="g")) == expected
+    rig.crash()
+    assert bodies(rig.pull("%LMQ%a", group="g")) == expected
+    if expected:
+        properties = rig.stored(TOPIC).property_map
+        assert (properties["INNER_MULTI_DISPATCH"], properties["INNER_MULTI_QUEUE_OFFSET"]) == ("%LMQ%a,%LMQ%b", "0,0")
+        assert "__INNER_MULTI_DISPATCH__" not in properties
+
+
+def test_a_half_message_of_another_broker_gets_its_places_by_the_commit(rig: Rig) -> None:
+    """RocketMQ has it in its light queues from the beginning."""
+    more = f"{TRANSACTION}REAL_TOPIC\x01{TOPIC}\x02REAL_QID\x010\x02"
+    done = rig.store.put(names.TRANS_HALF_TOPIC, 0, b"held", more.encode())
+    assert rig.count("%LMQ%a") == 1
+    ext = {"queueOffset": "0", "msgId": offset_message_id("127.0.0.1", 1, done.log_offset)}
+    assert end(rig, Reply(ext=ext), COMMIT).code == 0
+    assert rig.stored(TOPIC).property_map["INNER_MULTI_QUEUE_OFFSET"] == "1,1"
+
+
+def test_a_dead_letter_is_in_no_light_queue(rig: Rig) -> None:
+    send(rig, b"bad", "%LMQ%a")
+    rig.broker.groups.find_or_create("g")
+    (entry,) = rig.store.queue_entries("%LMQ%a", 0, 0, 1)
+    ext = {"group": "g", "offset": entry[0], "delayLevel": -1, "originMsgId": "x", "originTopic": TOPIC}
+    assert rig.ask(RequestCode.CONSUMER_SEND_MSG_BACK, ext).code == 0
+    assert (rig.count("%DLQ%g"), rig.count("%LMQ%a")) == (1, 1)
+    rig.crash()
+    assert (rig.count("%DLQ%g"), rig.count("%LMQ%a")) == (1, 1)

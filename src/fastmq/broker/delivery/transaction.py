@@ -35,6 +35,24 @@ The key alone would not do: a client that sends one message object twice gives b
 """
 
 
+PROPERTY_LIGHT_QUEUES_LATER: Final = "__INNER_MULTI_DISPATCH__"
+"""Light queues (LMQ) of a message nobody may see yet: the store must not take notice of them."""
+
+
+def _hide_light_queues(properties: dict[str, str]) -> None:
+    names_of_queues = properties.pop(m.PROPERTY_INNER_MULTI_DISPATCH, None)
+    properties.pop(m.PROPERTY_INNER_MULTI_QUEUE_OFFSET, None)
+    if names_of_queues is not None:
+        properties[PROPERTY_LIGHT_QUEUES_LATER] = names_of_queues
+
+
+def _show_light_queues(properties: dict[str, str]) -> None:
+    names_of_queues = properties.pop(PROPERTY_LIGHT_QUEUES_LATER, None)
+    properties.pop(m.PROPERTY_INNER_MULTI_QUEUE_OFFSET, None)  # of a half message that another broker wrote
+    if names_of_queues is not None:
+        properties[m.PROPERTY_INNER_MULTI_DISPATCH] = names_of_queues
+
+
 def to_half(message: OutgoingMessage) -> None:
     """Turn a message on its way into the store into a half message."""
     properties = message.properties
@@ -43,6 +61,7 @@ def to_half(message: OutgoingMessage) -> None:
         properties[m.PROPERTY_TRANSACTION_ID] = unique_key
     properties[m.PROPERTY_REAL_TOPIC] = message.topic
     properties[m.PROPERTY_REAL_QUEUE_ID] = str(message.queue_id)
+    _hide_light_queues(properties)
     message.sys_flag &= ~m.TRANSACTION_MASK
     message.topic = HALF_TOPIC
     message.queue_id = HALF_QUEUE
@@ -166,7 +185,9 @@ class HalfMessage:
         """The message for its real topic; the half message it came from is noted in it."""
         queue_id = self.real_queue_id
         assert queue_id is not None
-        outgoing = self._outgoing(self.real_topic, queue_id, dict(self.properties))
+        properties = dict(self.properties)
+        _show_light_queues(properties)
+        outgoing = OutgoingMessage.of(self.message, self.real_topic, queue_id, properties)
         outgoing.sys_flag = outgoing.sys_flag & ~m.TRANSACTION_MASK | m.TRANSACTION_COMMIT_TYPE
         outgoing.prepared_offset = self.message.log_offset
         return outgoing
@@ -174,23 +195,25 @@ class HalfMessage:
     def checked(self, checks: int) -> OutgoingMessage:
         """The record that is stored for one more check."""
         properties = {**self.properties, m.PROPERTY_TRANSACTION_CHECK_TIMES: str(checks)}
-        return self._outgoing(HALF_TOPIC, self._half_queue, properties)
+        return self._hidden(HALF_TOPIC, self._half_queue, properties)
 
     def moved(self) -> OutgoingMessage:
         """The same record for the end of the half queue, so that what lies before it can be forgotten."""
         first = self.properties.get(m.PROPERTY_TRANSACTION_PREPARED_QUEUE_OFFSET, str(self.message.queue_offset))
         properties = {**self.properties, m.PROPERTY_TRANSACTION_PREPARED_QUEUE_OFFSET: first}
-        return self._outgoing(HALF_TOPIC, self._half_queue, properties)
+        return self._hidden(HALF_TOPIC, self._half_queue, properties)
 
     def given_up(self) -> OutgoingMessage:
         """The record for the topic of messages nobody decided about."""
-        return self._outgoing(names.TRANS_CHECK_MAX_TIME_TOPIC, 0, dict(self.properties))
+        return self._hidden(names.TRANS_CHECK_MAX_TIME_TOPIC, 0, dict(self.properties))
 
     @property
     def _half_queue(self) -> int:
         return self.message.queue_id if self.message.topic == HALF_TOPIC else HALF_QUEUE
 
-    def _outgoing(self, topic: str, queue_id: int, properties: dict[str, str]) -> OutgoingMessage:
+    def _hidden(self, topic: str, queue_id: int, properties: dict[str, str]) -> OutgoingMessage:
+        """A copy that nobody may see."""
+        _hide_light_queues(properties)
         return OutgoingMessage.of(self.message, topic, queue_id, properties)
 
     # --- asking the producer -----------------------------------------------------------------------------------------
@@ -214,13 +237,15 @@ class HalfMessage:
             broker_name=broker_name,
         )
         assert self.real_queue_id is not None
+        properties = {**copy.properties, m.PROPERTY_WAIT_STORE_MSG_OK: "false"}
+        _show_light_queues(properties)
         body = replace(
             message,
             topic=self.real_topic,
             queue_id=self.real_queue_id,
             queue_offset=queue_offset,
             log_offset=log_offset,
-            properties=m.encode_properties({**copy.properties, m.PROPERTY_WAIT_STORE_MSG_OK: "false"}),
+            properties=m.encode_properties(properties),
             version=1,
         )
         return header, m.encode_message(body)

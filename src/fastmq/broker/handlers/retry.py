@@ -87,6 +87,9 @@ def consumer_send_msg_back(broker: Broker, peer: Peer, request: Command) -> Repl
         message.queue_id = 0
         broker.topics.create_internal(message.topic, queue_nums=DLQ_QUEUES)
         properties.pop(m.PROPERTY_DELAY_TIME_LEVEL, None)
+        # a dead letter is in no light queue: it would be consumed, and die, again and again
+        properties.pop(m.PROPERTY_INNER_MULTI_DISPATCH, None)
+        properties.pop(m.PROPERTY_INNER_MULTI_QUEUE_OFFSET, None)
     else:
         level = header.delay_level or FIRST_RETRY_LEVEL + original.reconsume_times
         properties[m.PROPERTY_DELAY_TIME_LEVEL] = str(level)
