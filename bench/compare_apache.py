@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 
-from rig import bench, environment, new_memory, serving, table
+from rig import SETTLED, bench, environment, new_memory, serving, table
 
 LOADS = {
     "8x64": ("8 x 64, 1 KiB", ("send", "-c", "8", "-d", "64")),
@@ -33,12 +33,6 @@ LOADS = {
     "sync-8x64": ("SYNC_FLUSH, 8 x 64, 1 KiB", ("send", "-c", "8", "-d", "64")),
 }
 
-# both delete a segment once the next is begun, at most a second later
-SETTLED = {
-    "fileReservedTime": "0",
-    "deleteWhen": ";".join(f"{hour:02}" for hour in range(24)),
-    "cleanResourceInterval": "1000",
-}
 BACKLOG = ("send", "-c", 8, "-d", 64, "-t", "Backlog", "--count", 500_000, "--warm-up", 0)
 
 

@@ -21,8 +21,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from compare_apache import BACKLOG, LOADS, SETTLED
-from rig import bench, new_memory, serving, table
+from compare_apache import BACKLOG, LOADS
+from rig import SETTLED, bench, new_memory, serving, table
 
 from support.servers import Server
 

@@ -25,6 +25,9 @@ from support.servers import ApachePeer, FastmqServer, Server  # noqa: E402  (as 
 
 LEVELS = "1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h"
 PLAIN = {"enablePropertyFilter": "false", "messageDelayLevel": LEVELS}  # the tests' settings are not ours
+EVERY_HOUR = ";".join(f"{hour:02}" for hour in range(24))
+# a segment is deleted once the next is begun, at most a second later: a log goes round in the same memory
+SETTLED = {"fileReservedTime": "0", "deleteWhen": EVERY_HOUR, "cleanResourceInterval": "1000"}
 
 
 class ApacheForBench(ApachePeer):

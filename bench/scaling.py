@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rig import bench, memory_kib, serving, table
+from rig import SETTLED, bench, memory_kib, serving, table
 
 from support.servers import Server
 from support.waiting import wait_until
@@ -69,19 +69,23 @@ def connections(server: Server, seconds: float) -> Points:
     return in_rounds({count: lambda count=count: run(count) for count in (1, 100, 5000)})  # type: ignore[misc]
 
 
-def log_length(server: Server, seconds: float, gigabytes: float) -> Points:
-    """Sends while the log grows: the rate where it is 1 MB, 1 GB, ... long (in MB)."""
+def log_length(server: Server, short: Server, seconds: float, gigabytes: float) -> list[tuple[float, float, float]]:
+    """Sends while the log grows: its length (1 MB, 1 GB, ..., in MB), the rate, and that of a server with a short log.
+
+    What the machine does meanwhile happens to both. New memory is met only by the log that grows.
+    """
     points = []
     for wanted in (1e6, 1e9, *(step * 1e9 for step in (5, 10, 20) if step <= gigabytes)):
         have = size_of(server)
         if wanted > have:
             count = int((wanted - have) / 1250)
             bench(server, "send", "-c", 8, "-d", 64, "-t", "Log", "--count", max(1, count), "--warm-up", 0)
-        rates = [
-            float(bench(server, "send", "-c", 8, "-d", 64, "-t", "Log", "-s", seconds)["rates"]["sent"])
-            for _ in range(ROUNDS)
-        ]
-        points.append((wanted / 1e6, statistics.median(rates)))
+        rates: dict[Server, list[float]] = {server: [], short: []}
+        for _ in range(ROUNDS):
+            for one, found in rates.items():
+                run = bench(one, "send", "-c", 8, "-d", 64, "-t", "Log", "-s", seconds)
+                found.append(float(run["rates"]["sent"]))
+        points.append((wanted / 1e6, *(statistics.median(found) for found in rates.values())))
     return points
 
 
@@ -158,7 +162,14 @@ def main(words: Sequence[str] | None = None) -> None:
                 points = connections(server, options.seconds)
             else:
                 title, unit = "length of the log, 8 x 64 in flight", "MB"
-                points = log_length(server, options.seconds, options.log_gb)
+                with serving(SETTLED) as short:
+                    pairs = log_length(server, short, options.seconds, options.log_gb)
+                points = [(size, rate) for size, rate, _ in pairs]
+                rows = [
+                    [f"{size:,.0f}", f"{rate:,.0f}", f"{other:,.0f}", f"{rate / other:.2f}"]
+                    for size, rate, other in pairs
+                ]
+                print("\n" + table(["MB", "msg/s", "with a short log, in turn", "ratio"], rows), flush=True)
         print(show(title, unit, points), flush=True)
         charts.append(chart(f"{title}: messages a second by {unit}", points))
     if options.plot:
