@@ -57,6 +57,24 @@ def test_both_implementations_write_the_same_bytes(made: Command) -> None:
 
 
 @few
+@given(
+    st.dictionaries(text, text, max_size=3), st.dictionaries(text, text, max_size=3), int32, int64, int32,
+    any_text | text, st.integers(0, (1 << 31) - 1), st.binary(max_size=50),
+)  # fmt: skip
+def test_a_frame_from_a_template_is_the_frame_of_the_same_fields(  # type: ignore[no-untyped-def]
+    before, after, sys_flag, born_ms, flag, properties, opaque, body
+) -> None:
+    before = {f"<{key}": value for key, value in before.items()}
+    after = {f">{key}": value for key, value in after.items()}
+    varying = {"f": str(sys_flag), "g": str(born_ms), "h": str(flag), "i": properties}
+    whole = Command(310, opaque, language="PYTHON", ext={**before, **varying, **after}, body=body)
+    template = command.send_template(310, before, after)
+    for codec in CODECS:
+        made = codec.encode_send(template, sys_flag, born_ms, flag, properties, opaque, body)
+        assert made == _frames.encode_frame(whole)
+
+
+@few
 @given(any_text, st.dictionaries(any_text, any_text, max_size=3), st.sampled_from([JSON, ROCKETMQ]))
 def test_both_implementations_write_the_same_for_broken_text(remark: str, ext: dict[str, str], serialize: int) -> None:
     made = Command(1, remark=remark, ext=ext, serialize=serialize)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from dataclasses import FrozenInstanceError, fields, replace
 from datetime import UTC, datetime
 
 import pytest
@@ -11,6 +13,7 @@ from fastmq.client.acl import Credentials, signature
 from fastmq.client.compress import Compression, CorruptBody, compress, decompress
 from fastmq.client.latency import Latencies
 from fastmq.client.messages import Message, ReceivedMessage, UniqueKeys, decode_page
+from fastmq.client.prepared import Preparer, _is_plain, properties_text
 from fastmq.client.rebalance import (
     averagely,
     averagely_by_circle,
@@ -20,12 +23,14 @@ from fastmq.client.rebalance import (
     near_machine_room,
 )
 from fastmq.client.routes import NameServers, Route, RouteTable, borrow_route, make_route
+from fastmq.client.session import Session
 from fastmq.client.subscriptions import Filter, read_topics, subscription, takes
 from fastmq.client.window import FlowLimits, Window
+from fastmq.clock import ManualClock
 from fastmq.errors import ProtocolError, UsageError
 from fastmq.protocol import message as m
 from fastmq.protocol.bodies import BrokerData, MessageQueue, QueueData, TopicRouteData
-from fastmq.protocol.command import Command
+from fastmq.protocol.command import Command, encode_frame
 
 
 def queues(count: int, broker: str = "a") -> list[MessageQueue]:
@@ -211,6 +216,65 @@ def test_properties_of_a_message() -> None:
     assert message.wire_properties("ID") == {
         "p": "v", "UNIQ_KEY": "ID", "WAIT": "false", "TAGS": "a", "KEYS": "k1 k2", "__SHARDINGKEY": "s",
     }  # fmt: skip
+
+
+def test_a_message_is_a_value() -> None:
+    message = Message("t", b"x", "tag", flag=3)
+    assert message == Message(topic="t", body=b"x", tag="tag", flag=3)
+    assert hash(message) == hash(replace(message))
+    assert replace(message, tag="other") == Message("t", b"x", "other", flag=3)
+    assert pickle.loads(pickle.dumps(message)) == message
+    assert "tag='tag'" in repr(message)
+    with pytest.raises(FrozenInstanceError):
+        message.topic = "u"  # type: ignore[misc]
+
+
+def test_all_fields_of_a_message_can_be_given() -> None:
+    values = {one.name: object() for one in fields(Message)}
+    message = Message(**values)  # type: ignore[arg-type]
+    assert {name: getattr(message, name) for name in values} == values
+
+
+@pytest.mark.parametrize(
+    ("more", "plain"),
+    [
+        ({}, True), ({"tag": "a"}, True), ({"tag": ""}, True), ({"wait_stored": False}, True), ({"flag": 9}, True),
+        ({"tag": "é"}, False), ({"tag": "x" * 300}, False), ({"keys": "k"}, False), ({"properties": {"a": "b"}}, False),
+        ({"sharding_key": ""}, False), ({"delay": 0}, False), ({"delay_level": 1}, False), ({"deliver_at": 7}, False),
+    ],
+)  # fmt: skip
+def test_the_short_way_to_the_properties_comes_to_the_same(more, plain) -> None:  # type: ignore[no-untyped-def]
+    message = Message("t", b"x", **more)
+    assert _is_plain(message) is plain
+    session = Session("127.0.0.1:1", clock=ManualClock())
+    session.unique_keys = UniqueKeys("1.2.3.4", 77, 5)
+    prepared = Preparer(session, "g", Compression.NONE, 4096, 4096).single(message)
+    assert prepared.properties == properties_text(message.wire_properties(prepared.message_id))
+
+
+@pytest.mark.parametrize(
+    "more", [{"tag": "a\x02b"}, {"tag": "x" * 40_000}, {"keys": "\x02"}, {"flag": 1 << 31}, {"flag": "1"}]
+)
+def test_properties_that_cannot_be_sent(more) -> None:  # type: ignore[no-untyped-def]
+    session = Session("127.0.0.1:1", clock=ManualClock())
+    session.unique_keys = UniqueKeys("1.2.3.4", 77, 5)
+    with pytest.raises(UsageError):
+        Preparer(session, "g", Compression.NONE, 4096, 4096).single(Message("t", b"x", **more))
+
+
+@pytest.mark.parametrize("body", [b"body", bytearray(b"body"), b"z" * 5000])
+def test_the_frame_of_a_lane_is_the_frame_of_the_request(body) -> None:  # type: ignore[no-untyped-def]
+    session = Session("127.0.0.1:1", clock=ManualClock(), namespace="ns")
+    session.unique_keys = UniqueKeys("1.2.3.4", 77, 5)
+    preparer = Preparer(session, 'g"', Compression.ZLIB, 4096, 1 << 20)
+    prepared = preparer.single(Message("t", body, "tag", properties={"ä": '"'}, flag=-3))
+    queue = MessageQueue("ns%t", "broker ä", 3)
+    request = preparer.request(prepared, queue)
+    request.opaque = 99
+    lane = preparer.lane(prepared, queue)
+    assert preparer.frame(prepared, lane, 99) == encode_frame(request)
+    assert lane.queue == MessageQueue("t", "broker ä", 3)
+    assert preparer.lane(prepared, queue) is lane
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,15 @@ T = TypeVar("T", bound=MessageQueue)
 
 # answered later than (seconds) → left alone for (seconds)
 _PENALTIES: Final = ((15.0, 30.0), (5.0, 10.0), (3.0, 6.0), (1.8, 5.0), (0.55, 2.0))
+LATE_SECONDS: Final = _PENALTIES[-1][0]
+"""What is answered earlier has no consequence."""
 FAILURE_SECONDS: Final = 10.0
 """A failure without an answer counts like an answer after so long."""
 
 
 def penalty(latency: float) -> float:
     """For how many seconds a broker is left alone that answered after `latency` seconds."""
-    for over, seconds in _PENALTIES:
+    for over, seconds in _PENALTIES if latency >= LATE_SECONDS else ():
         if latency >= over:
             return seconds
     return 0.0
@@ -40,6 +42,11 @@ class Latencies:
     def record_failure(self, broker_name: str, now: float) -> None:
         """A broker could not be reached or did not answer."""
         self._until[broker_name] = now + penalty(FAILURE_SECONDS)
+
+    @property
+    def all_well(self) -> bool:
+        """Whether no broker is left alone, so that the next in turn may be taken."""
+        return not self._until
 
     def is_available(self, broker_name: str, now: float) -> bool:
         """Whether it may be sent to without need."""

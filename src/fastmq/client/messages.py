@@ -32,7 +32,7 @@ _RESERVED: Final = frozenset(
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, init=False)
 class Message:
     """A message to send. `body` may be text, which is sent as UTF-8.
 
@@ -53,6 +53,34 @@ class Message:
     deliver_at: datetime | float | None = None
     flag: int = 0
     wait_stored: bool = True
+
+    def __init__(
+        self,
+        topic: str,
+        body: bytes | str = b"",
+        tag: str | None = None,
+        keys: str | Sequence[str] = (),
+        properties: Mapping[str, str] | None = None,
+        sharding_key: str | None = None,
+        delay_level: int = 0,
+        delay: float | timedelta | None = None,
+        deliver_at: datetime | float | None = None,
+        flag: int = 0,
+        wait_stored: bool = True,
+    ) -> None:
+        # what a frozen dataclass does by itself, attribute by attribute, takes several times as long
+        fields = self.__dict__
+        fields["topic"] = topic
+        fields["body"] = body
+        fields["tag"] = tag
+        fields["keys"] = keys
+        fields["properties"] = properties
+        fields["sharding_key"] = sharding_key
+        fields["delay_level"] = delay_level
+        fields["delay"] = delay
+        fields["deliver_at"] = deliver_at
+        fields["flag"] = flag
+        fields["wait_stored"] = wait_stored
 
     def encoded_body(self) -> bytes:
         """The bytes that are sent. Raises UsageError for what is neither bytes nor text."""
@@ -381,6 +409,8 @@ class UniqueKeys:
             address = b"\x7f\x00\x00\x01"
         self._prefix = (address + (pid & 0xFFFF).to_bytes(2) + (random_part & 0xFFFFFFFF).to_bytes(4)).hex().upper()
         self._counter = 0
+        self._stem = ""
+        self._stem_ms = -1
         self._month_ms = 0
         self._next_month_ms = 0
 
@@ -388,8 +418,11 @@ class UniqueKeys:
         """An id that no other message of this process has."""
         if not self._month_ms <= now_ms < self._next_month_ms:
             self._begin_month(now_ms)
+        if now_ms != self._stem_ms:
+            self._stem_ms = now_ms
+            self._stem = f"{self._prefix}{(now_ms - self._month_ms) & 0xFFFFFFFF:08X}"
         self._counter = counter = (self._counter + 1) & 0xFFFF
-        return f"{self._prefix}{(now_ms - self._month_ms) & 0xFFFFFFFF:08X}{counter:04X}"
+        return f"{self._stem}{counter:04X}"
 
     def _begin_month(self, now_ms: int) -> None:
         now = time.localtime(now_ms / 1000)
@@ -397,3 +430,4 @@ class UniqueKeys:
         after = (now.tm_year, now.tm_mon + 1, 1, 0, 0, 0, 0, 0, -1)
         self._month_ms = int(time.mktime(month)) * 1000
         self._next_month_ms = int(time.mktime(after)) * 1000
+        self._stem_ms = -1

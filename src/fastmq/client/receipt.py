@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator
+from typing import Protocol
 
 import anyio
 
+from fastmq.client.errors import ConnectionLost, RequestTimeout
 from fastmq.client.messages import SendResult
+from fastmq.client.prepared import Lane, Prepared
+from fastmq.client.transport import Connection
 from fastmq.errors import UsageError
+from fastmq.protocol.command import Command
 
 log = logging.getLogger("fastmq.client")
 
@@ -43,13 +48,10 @@ class Receipt:
         return self._result
 
     def __await__(self) -> Generator[object, object, SendResult]:
-        return self._wait().__await__()
-
-    async def _wait(self) -> SendResult:
-        if not self.done:
+        if self._result is None and self._error is None:
             if self._event is None:
                 self._event = anyio.Event()
-            await self._event.wait()
+            yield from self._event.wait().__await__()
         return self.result()
 
     def settle(self, result: SendResult | None, error: BaseException | None = None) -> None:
@@ -63,3 +65,35 @@ class Receipt:
                 self._callback(self)
             except Exception:  # it is called by whoever reads the connection, which is not to blame
                 log.exception("the callback of a send failed")
+
+
+class Sending(Protocol):
+    """Who goes on with a pipelined send when its answer is there."""
+
+    def on_reply(
+        self, flight: Flight, reply: Command | None, error: ConnectionLost | RequestTimeout | None
+    ) -> None: ...
+
+
+class Flight(Receipt):
+    """A receipt that is also what waits for the answer in the connection (`transport.Pending`): one object a send."""
+
+    __slots__ = ("_sending", "connection", "deadline", "lane", "prepared", "sent_at")
+
+    sent_at: float
+    deadline: float
+    lane: Lane
+    connection: Connection
+
+    def __init__(self, sending: Sending, prepared: Prepared, callback: Callable[[Receipt], None] | None) -> None:
+        self.size = prepared.size
+        self._result = None
+        self._error = None
+        self._event = None
+        self._callback = callback
+        self._sending = sending
+        self.prepared: Prepared | None = prepared
+
+    def complete(self, reply: Command | None, error: ConnectionLost | RequestTimeout | None = None) -> None:
+        """The outcome of the request (for the connection)."""
+        self._sending.on_reply(self, reply, error)

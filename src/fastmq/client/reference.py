@@ -18,7 +18,7 @@ from fastmq.client.options import ConsumerOptions
 from fastmq.client.sending import SenderOptions
 from fastmq.client.session import SessionOptions
 
-INTERNAL = ("heartbeat_part", "on_server_request", "routes_changed", "settle")
+INTERNAL = ("heartbeat_part", "on_reply", "on_server_request", "routes_changed", "settle")
 
 HEAD = """# Client API
 

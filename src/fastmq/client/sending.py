@@ -30,16 +30,16 @@ from fastmq.client.errors import (
     TopicNotFound,
     broker_error,
 )
-from fastmq.client.latency import Latencies
+from fastmq.client.latency import LATE_SECONDS, Latencies
 from fastmq.client.member import SessionUser, choice
 from fastmq.client.messages import Message, SendResult, SendStatus
 from fastmq.client.otel import Telemetry
-from fastmq.client.prepared import Prepared, Preparer, Selector
-from fastmq.client.receipt import Receipt
+from fastmq.client.prepared import Lane, Prepared, Preparer, Selector
+from fastmq.client.receipt import Flight, Receipt
 from fastmq.client.routes import Route
 from fastmq.client.session import Session, SessionOptions
 from fastmq.client.trace import DEFAULT_REGION, Tracer, kind_of, publication, trace_group
-from fastmq.client.transport import Connection, Waiter
+from fastmq.client.transport import Connection
 from fastmq.errors import UsageError
 from fastmq.limits import MAX_MESSAGE_BYTES, MIB
 from fastmq.protocol import message as m
@@ -47,7 +47,7 @@ from fastmq.protocol import names
 from fastmq.protocol.bodies.client import ProducerData
 from fastmq.protocol.bodies.config import MessageQueue
 from fastmq.protocol.codes import ResponseCode
-from fastmq.protocol.command import Command
+from fastmq.protocol.command import Command, encode_frame
 
 log = logging.getLogger("fastmq.client")
 
@@ -123,7 +123,7 @@ class Sender(SessionUser):
         self._in_flight = 0
         self._in_flight_bytes = 0
         self._room: anyio.Event | None = None
-        self._backlogs: dict[str, deque[tuple[Prepared, Receipt]]] = {}
+        self._backlogs: dict[str, deque[Flight]] = {}
         self._posted = 0
 
     # --- life --------------------------------------------------------------------------------------------------------
@@ -257,20 +257,21 @@ class Sender(SessionUser):
         takes them by several threads: for order there, await each before the next. Raises PipelineFull when too many
         are in flight, and UsageError or MessageTooLarge at once.
         """
-        self.session.check_open()
+        session = self.session
+        session.check_open()
         if self._in_flight >= self._max_in_flight or self._in_flight_bytes >= self._max_in_flight_bytes:
             raise PipelineFull(f"{self._in_flight} sends are in flight")
         prepared = self._preparer.single(message, queue, selector)
-        receipt = Receipt(prepared.size, callback)
+        flight = Flight(self, prepared, callback)
         self._in_flight += 1
         self._in_flight_bytes += prepared.size
-        backlog = self._backlogs.get(prepared.topic)
+        backlog = self._backlogs.get(prepared.topic) if self._backlogs else None
         if backlog is not None:
-            backlog.append((prepared, receipt))
-        elif not self._post(prepared, receipt):
-            self._backlogs[prepared.topic] = deque([(prepared, receipt)])
-            self.session.background.spawn(self._work_off, prepared.topic)
-        return receipt
+            backlog.append(flight)
+        elif not self._post(session, prepared, flight):
+            self._backlogs[prepared.topic] = deque([flight])
+            session.background.spawn(self._work_off, prepared.topic)
+        return flight
 
     async def send_async(
         self,
@@ -318,7 +319,7 @@ class Sender(SessionUser):
         if message.sharding_key is not None:
             return queues[abs(m.java_hash(message.sharding_key)) % len(queues)]
         turn = self._turns[prepared.topic] = self._turns.get(prepared.topic, -1) + 1
-        if self._latencies is None and not avoid:
+        if not avoid and (self._latencies is None or self._latencies.all_well):
             return queues[turn % len(queues)]
         return (self._latencies or Latencies()).choose(
             queues, turn, self.session.clock.monotonic(), avoid.__contains__ if avoid else None
@@ -452,71 +453,94 @@ class Sender(SessionUser):
             now = self.session.clock.monotonic()
             self._latencies.record(broker_name, now - begin, now)
 
-    def _result(self, prepared: Prepared, queue: MessageQueue, reply: Command) -> SendResult:
+    def _result(self, prepared: Prepared, queue: MessageQueue, reply: Command, lane: Lane | None = None) -> SendResult:
         ext = reply.ext
+        get = ext.get
         try:
-            return SendResult(
-                prepared.message_id,
-                ext["msgId"],
-                MessageQueue(prepared.message.topic, queue.broker_name, int(ext["queueId"])),
-                int(ext["queueOffset"]),
-                _STATUSES[reply.code],
-                ext.get("transactionId"),
-                ext.get("recallHandle"),
-                ext.get("MSG_REGION"),
-                ext.get("TRACE_ON") != "false",
+            stored_in = ext["queueId"]
+            if lane is not None and lane.queue_id == stored_in:
+                shown = lane.queue
+            else:
+                shown = MessageQueue(prepared.message.topic, queue.broker_name, int(stored_in))
+            return SendResult._make(
+                (
+                    prepared.message_id,
+                    ext["msgId"],
+                    shown,
+                    int(ext["queueOffset"]),
+                    _STATUSES[reply.code],
+                    get("transactionId"),
+                    get("recallHandle"),
+                    get("MSG_REGION"),
+                    get("TRACE_ON") != "false",
+                )
             )
         except (KeyError, ValueError) as error:
             raise BrokerError(reply.code, f"the answer to a send cannot be read: {error!r}") from None
 
     # --- pipelined ---------------------------------------------------------------------------------------------------
 
-    def _post(self, prepared: Prepared, receipt: Receipt) -> bool:
+    def _post(self, session: Session, prepared: Prepared, flight: Flight) -> bool:
         """Make the first try if route and connection are there. False if they have to be waited for."""
-        session = self.session
         route = session.routes.get(prepared.topic)
         if route is None or route.provisional or not route.write_queues:
             return False
         try:
             queue = self._choose(prepared, route, ())
-            connection = session.open_connection(session.broker_address(queue.broker_name))
+            connection = session.open_master(queue.broker_name)
             if connection is None:
                 return False
-            if prepared.message.is_timer and connection.server_version < FIRST_WITH_TIMERS:
+            if connection.server_version < FIRST_WITH_TIMERS and prepared.message.is_timer:
                 return False  # it may be too old: `_try` looks, and says so
-            request = session.sign(self._preparer.request(prepared, queue))
-            connection.post(request, self._try_timeout, lambda waiter: self._on_reply(prepared, receipt, queue, waiter))
+            flight.connection = connection
+            flight.lane = lane = self._preparer.lane(prepared, queue)
+            opaque = connection.next_opaque()
+            if session.signs:
+                request = session.sign(self._preparer.request(prepared, queue))
+                request.opaque = opaque
+                frame = encode_frame(request)
+            else:
+                frame = self._preparer.frame(prepared, lane, opaque)
+            connection.post_frame(opaque, frame, flight, self._try_timeout)
         except (ConnectionLost, RouteError):
             return False
         except Exception as error:  # a selector's: it is told where all failures of this send are
-            self._finish(prepared, receipt, None, error)
+            self._finish(prepared, flight, None, error)
         return True
 
-    def _on_reply(self, prepared: Prepared, receipt: Receipt, queue: MessageQueue, waiter: Waiter) -> None:
-        reply = waiter.reply
+    def on_reply(self, flight: Flight, reply: Command | None, failure: ConnectionLost | RequestTimeout | None) -> None:
+        """The first try of a pipelined send has ended (for its Flight)."""
+        prepared = flight.prepared
+        assert prepared is not None
+        lane = flight.lane
         error: ClientError
         if reply is not None:
-            self._note(queue.broker_name, waiter.sent_at)
+            latency = flight.connection.last_received - flight.sent_at
+            if self._latencies is not None and (latency >= LATE_SECONDS or not self._latencies.all_well):
+                self._latencies.record(lane.queue.broker_name, latency, self.session.clock.monotonic())
             if reply.code in STORED:
                 try:
-                    result = self._result(prepared, queue, reply)
-                    self._trace(prepared, queue, result, waiter.sent_at)
-                    return self._finish(prepared, receipt, result)
+                    result = self._result(prepared, lane.queue, reply, lane)
                 except BrokerError as unreadable:
-                    return self._finish(prepared, receipt, None, unreadable)
-            error = broker_error(reply.code, reply.remark, queue.broker_name)
+                    return self._finish(prepared, flight, None, unreadable)
+                if self._tracer is not None:
+                    self._trace(prepared, lane.queue, result, flight.sent_at)
+                if prepared.span is not None:
+                    return self._finish(prepared, flight, result)
+                return self._settle(flight, result)
+            error = broker_error(reply.code, reply.remark, lane.queue.broker_name)
         else:
-            assert waiter.error is not None
-            error = waiter.error
+            assert failure is not None
+            error = failure
             if self._latencies is not None:
-                self._latencies.record_failure(queue.broker_name, self.session.clock.monotonic())
-        self._trace(prepared, queue, None, waiter.sent_at)
+                self._latencies.record_failure(lane.queue.broker_name, self.session.clock.monotonic())
+        self._trace(prepared, lane.queue, None, flight.sent_at)
         if not error.retryable or self._retries == 0 or not self.session.background.is_open:
-            return self._finish(prepared, receipt, None, error)
-        self.session.background.spawn(self._retry, prepared, receipt, error)
+            return self._finish(prepared, flight, None, error)
+        self.session.background.spawn(self._retry, prepared, flight, error)
         return None
 
-    async def _retry(self, prepared: Prepared, receipt: Receipt, error: ClientError | None) -> None:
+    async def _retry(self, prepared: Prepared, flight: Flight, error: ClientError | None) -> None:
         result: SendResult | None = None
         failure: BaseException | None = ConnectionLost("the client was closed before the send ended")
         try:
@@ -527,38 +551,41 @@ class Sender(SessionUser):
         except Exception as caught:  # a selector's
             failure = caught
         finally:
-            self._settle(receipt, result, failure)
+            self._settle(flight, result, failure)
 
     async def _work_off(self, topic: str) -> None:
         """Send what gathered while the route or the connection was not there, in its order."""
         backlog = self._backlogs[topic]
         try:
             while backlog:
-                prepared, receipt = backlog[0]
-                if not self._post(prepared, receipt):
-                    await self._retry(prepared, receipt, None)
+                flight = backlog[0]
+                prepared = flight.prepared
+                assert prepared is not None
+                if not self._post(self.session, prepared, flight):
+                    await self._retry(prepared, flight, None)
                 backlog.popleft()
         finally:
             del self._backlogs[topic]
-            for _, receipt in backlog:
-                if not receipt.done:
-                    self._settle(receipt, None, ConnectionLost("the client was closed before the send ended"))
+            for flight in backlog:
+                if not flight.done:
+                    self._settle(flight, None, ConnectionLost("the client was closed before the send ended"))
 
     def _finish(
-        self, prepared: Prepared, receipt: Receipt, result: SendResult | None, error: Exception | None = None
+        self, prepared: Prepared, flight: Flight, result: SendResult | None, error: Exception | None = None
     ) -> None:
         """The first try was the last."""
         if prepared.span is not None and self._telemetry is not None:
             self._telemetry.sent(prepared.span, result, error)
-        self._settle(receipt, result, error)
+        self._settle(flight, result, error)
 
-    def _settle(self, receipt: Receipt, result: SendResult | None, error: BaseException | None = None) -> None:
+    def _settle(self, flight: Flight, result: SendResult | None, error: BaseException | None = None) -> None:
+        flight.prepared = None  # the body may go, who has the receipt does not need it
         self._in_flight -= 1
-        self._in_flight_bytes -= receipt.size
+        self._in_flight_bytes -= flight.size
         if self._room is not None:
             self._room.set()
             self._room = None
-        receipt.settle(result, error)
+        flight.settle(result, error)
 
     async def _wait_for_room(self) -> None:
         if self._room is None:

@@ -236,6 +236,16 @@ class Session:
         found = self._connections.get(address)
         return found if found is not None and found.failure is None else None
 
+    def open_master(self, broker_name: str) -> Connection | None:
+        """The connection to a broker's master if there is one."""
+        found = self._connections.get(self.routes.address(broker_name) or "")
+        return found if found is not None and found.failure is None else None
+
+    @property
+    def signs(self) -> bool:
+        """Whether requests are signed."""
+        return self._credentials is not None
+
     async def _connect(self, address: str, attempt: _Attempt) -> None:
         try:
             stream = await open_stream(address, self._tls, self._connect_timeout)

@@ -17,7 +17,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 import anyio
 import anyio.abc
@@ -25,7 +25,7 @@ import anyio.abc
 from fastmq.client.errors import ConnectError, ConnectionLost, RequestTimeout
 from fastmq.errors import ProtocolError, UsageError
 from fastmq.limits import CONNECT_TIMEOUT_SECONDS, KIB
-from fastmq.protocol.command import ONEWAY_FLAG, Command, FrameSplitter, decode_frame, encode_frame
+from fastmq.protocol.command import ONEWAY_FLAG, RESPONSE_FLAG, Command, FrameSplitter, decode_frame, encode_frame
 
 RECEIVE_BYTES: Final = 256 * KIB
 WRITE_BYTES: Final = 512 * KIB  # one write of gathered frames
@@ -88,6 +88,16 @@ def _text_of(error: BaseException) -> str:
     return os.strerror(number) if number and number > 0 else str(getattr(error, "strerror", None) or error)
 
 
+class Pending(Protocol):
+    """What a connection keeps of a request. Times are seconds of its clock; `complete` is called once."""
+
+    sent_at: float
+    deadline: float
+
+    def complete(self, reply: Command | None, error: ConnectionLost | RequestTimeout | None = None) -> None:
+        """The outcome is known."""
+
+
 class Waiter:
     """The answer to a request, or why there is none. `callback` is called once, when either is known."""
 
@@ -144,17 +154,18 @@ class Connection:
         """What the server said of itself in its last answer; 0 before the first."""
         self.failure: ConnectionLost | None = None
         """Why it is over, or None."""
+        self.last_received = now()
+        """When something came from the server, by `now`."""
         self._stream = stream
         self._on_request = on_request
         self._now = now
         self._opaque = 0
-        self._waiters: dict[int, Waiter] = {}
+        self._waiters: dict[int, Pending] = {}
         self._output: list[bytes] = []
         self._wake_writer: anyio.Event | None = None
         self._wake_watchdog: anyio.Event | None = None
         self._idle: anyio.Event | None = None
         self._writing = False
-        self._last_received = now()
         self._scope = anyio.CancelScope()
 
     def __repr__(self) -> str:
@@ -176,18 +187,31 @@ class Connection:
 
     def post(self, request: Command, timeout: float, callback: Callable[[Waiter], None] | None = None) -> Waiter:
         """Queue a request; its answer is awaited or told to `callback`. Raises ConnectionLost if it is over."""
+        opaque = request.opaque = self.next_opaque()
+        frame = encode_frame(request)
+        waiter = Waiter(0.0, 0.0, callback)
+        self.post_frame(opaque, frame, waiter, timeout)
+        return waiter
+
+    def next_opaque(self) -> int:
+        """The number of a request that is posted as a frame. Raises ConnectionLost if the connection is over."""
         if self.failure is not None:
             raise ConnectionLost(str(self.failure))
         opaque = self._opaque = (self._opaque + 1) & 0x7FFFFFFF
-        request.opaque = opaque
-        frame = encode_frame(request)
-        now = self._now()
-        waiter = self._waiters[opaque] = Waiter(now, now + timeout, callback)
-        self._put(frame)
+        return opaque
+
+    def post_frame(self, opaque: int, frame: bytes, pending: Pending, timeout: float) -> None:
+        """Queue the frame of a request that has its number from `next_opaque`."""
+        pending.sent_at = now = self._now()
+        pending.deadline = now + timeout
+        self._waiters[opaque] = pending
+        self._output.append(frame)
+        if self._wake_writer is not None:
+            self._wake_writer.set()
+            self._wake_writer = None
         if self._wake_watchdog is not None:
             self._wake_watchdog.set()
             self._wake_watchdog = None
-        return waiter
 
     async def call(self, request: Command, timeout: float) -> Command:
         """A request and its answer, whatever its code. Raises ConnectionLost or RequestTimeout."""
@@ -255,19 +279,19 @@ class Connection:
 
     async def _read(self) -> None:
         splitter = FrameSplitter()
-        waiters = self._waiters
+        take = self._waiters.pop
         while True:
             try:
                 data = await self._stream.receive(RECEIVE_BYTES)
                 frames = splitter.feed(data)
-                self._last_received = self._now()
+                self.last_received = self._now()
                 for frame in frames:
                     command = decode_frame(frame)
-                    if not command.is_response:
+                    if not command.flag & RESPONSE_FLAG:
                         self._on_request(self, command)
                         continue
                     self.server_version = command.version
-                    waiter = waiters.pop(command.opaque, None)
+                    waiter = take(command.opaque, None)
                     if waiter is not None:
                         waiter.complete(command)
             except anyio.EndOfStream:
@@ -310,7 +334,7 @@ class Connection:
         dead = False
         for opaque, waiter in late:
             del self._waiters[opaque]
-            dead = dead or self._last_received <= waiter.sent_at
+            dead = dead or self.last_received <= waiter.sent_at
             seconds = waiter.deadline - waiter.sent_at
             waiter.complete(None, RequestTimeout(f"{self.address} did not answer within {seconds:.3g} s"))
         if dead:

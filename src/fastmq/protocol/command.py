@@ -14,16 +14,19 @@ from fastmq.protocol._frames import (
     ROCKETMQ,
     VERSION,
     Command,
+    SendTemplate,
     frame_head,
+    send_template,
 )
 
 try:
-    from fastmq._codec import FrameSplitter, decode_frame, encode_frame
+    from fastmq._codec import FrameSplitter, decode_frame, encode_frame, encode_send
 except ImportError:
     from fastmq.protocol._frames import (  # type: ignore[assignment]
         FrameSplitter,
         decode_frame,
         encode_frame,
+        encode_send,
     )
 
 __all__ = [
@@ -35,7 +38,10 @@ __all__ = [
     "VERSION",
     "Command",
     "FrameSplitter",
+    "SendTemplate",
     "decode_frame",
     "encode_frame",
+    "encode_send",
     "frame_head",
+    "send_template",
 ]
