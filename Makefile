@@ -7,7 +7,7 @@ SOURCES := $(wildcard src/fastmq/*.pyx src/fastmq/*.pxd src/fastmq/*.c src/fastm
 DATA ?= data
 
 .DEFAULT_GOAL := help
-.PHONY: help build debug asan serve check test test-all crash wire interop fuzz bench bench-compare bench-floor bench-profile bench-stalls bench-scaling instructions clean
+.PHONY: help build debug asan serve check test test-all crash wire interop fuzz bench bench-client bench-compare bench-floor bench-profile bench-stalls bench-scaling instructions clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ bench-floor: build ## fastmq against the least that a broker can do (bench/floor
 
 bench-profile: build ## what the time of each load of bench-compare goes into (perf, root)
 	PYTHONPATH=src $(PY) bench/profile.py
+
+bench-client: build ## our Python client against the others (JDK, Maven, pip; 15 minutes)
+	PYTHONPATH=src $(PY) bench/client_compare.py --server apache --server fastmq
 
 bench-stalls: build ## sends while other things go on
 	PYTHONPATH=src $(PY) bench/stalls.py

@@ -50,13 +50,19 @@ class ApacheForBench(ApachePeer):
 
 
 @contextlib.contextmanager
-def serving(settings: Mapping[str, str] | None = None, *, apache: bool = False) -> Iterator[Server]:
+def serving(
+    settings: Mapping[str, str] | None = None, *, apache: bool | type[ApacheForBench] = False
+) -> Iterator[Server]:
     """A server with the default settings but those given, on free ports; its data goes away at the end.
+
+    `apache`: Apache RocketMQ instead of fastmq, or the kind of it that is given.
 
     FASTMQ_BENCH_DIR says where the data goes meanwhile.
     """
     with tempfile.TemporaryDirectory(dir=os.environ.get("FASTMQ_BENCH_DIR")) as folder:
-        kind = ApacheForBench if apache else FastmqServer
+        kind: type[Server] = FastmqServer
+        if apache:
+            kind = ApacheForBench if apache is True else apache
         server = kind(Path(folder), {**PLAIN, **(settings or {})})
         with server:
             yield server

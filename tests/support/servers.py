@@ -87,6 +87,7 @@ class Server(ABC):
     """A name server and a broker. Ports and data stay the same over stop, kill and restart."""
 
     name = "server"
+    ready_seconds = 60
 
     def __init__(self, data: Path, settings: Mapping[str, str] | None = None) -> None:
         self.data = data
@@ -148,7 +149,7 @@ class Server(ABC):
             return _accepts(self.listen_port)
 
         try:
-            wait_until(serves, f"{self.name} serves a route of TBW102 and its broker port", 60)
+            wait_until(serves, f"{self.name} serves a route of TBW102 and its broker port", self.ready_seconds)
         except BaseException as error:
             self.kill()
             if isinstance(error, AssertionError):

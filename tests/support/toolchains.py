@@ -107,6 +107,11 @@ def apache4_class_path() -> str:
     return class_path(INTEROP / "broker4" / "pom.xml", "apache-4.9")
 
 
+def proxy_class_path() -> str:
+    """Name server, broker and proxy of a real Apache RocketMQ."""
+    return class_path(INTEROP / "pom.xml", "apache-proxy", "-Pproxy")
+
+
 @cache
 def go_program() -> Path:
     """The Go scenario runner, built when its sources are newer."""
