@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -104,7 +105,10 @@ int main(int argc, char **argv) {
         int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK);
         if (fd < 0) continue;
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-        c = calloc(1, sizeof *c);
+        /* without huge pages: 5,000 connections would have 10 GB of zeros made for what they never touch */
+        c = mmap(NULL, sizeof *c, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (c == MAP_FAILED) return perror("mmap"), 1;
+        madvise(c, sizeof *c, MADV_NOHUGEPAGE);
         c->fd = fd;
         event = (struct epoll_event){.events = EPOLLIN, .data.ptr = c};
         epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event);
@@ -114,7 +118,7 @@ int main(int argc, char **argv) {
       if (n < 0 && errno == EAGAIN) continue;
       c->used += n > 0 ? n : 0;
       if (n <= 0 || !split(c)) {
-        close(c->fd), free(c), ready[i].data.ptr = NULL;
+        close(c->fd), munmap(c, sizeof *c), ready[i].data.ptr = NULL;
         continue;
       }
       if (c->whole && gather) parts[gathered++] = (struct iovec){c->in, c->whole};

@@ -2,8 +2,9 @@
 
 PYTHONPATH=src python bench/scaling.py [--seconds S] [--log-gb N] [--plot FILE.html] [PART ...]
 
-Parts: queues, connections, log, idle, stored; all by default. Figures of one part are taken in turn, round by round, on
-one server, and the medians are shown with their distance from the best.
+Parts: queues, connections, together, log, idle, stored; all by default. Figures of one part are taken in turn, round by
+round, on one server, and the medians are shown with their distance from the best. `together` has the floor (floor.c)
+beside it: with fewer requests on each connection, each costs more system calls, whatever serves them.
 """
 
 from __future__ import annotations
@@ -15,16 +16,22 @@ import math
 import resource
 import socket
 import statistics
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rig import SETTLED, bench, memory_kib, serving, table
+from compare_floor import floor
+from rig import ROOT, SETTLED, bench, bench_at, memory_kib, serving, table
 
 from support.servers import Server
 from support.waiting import wait_until
 
 ROUNDS = 3
+CONNECTIONS = (1, 100, 5000)
+DEPTH = 16
+TOGETHER = 5000
 IDLE = 5000
 STORED = 10_000_000
 
@@ -60,13 +67,44 @@ def queues(server: Server, seconds: float) -> Points:
 
 
 def connections(server: Server, seconds: float) -> Points:
-    """The same number in flight, 5,000, over so many connections."""
+    """So many connections with the same number in flight on each."""
 
     def run(count: int) -> float:
-        shape = ("-c", count, "-d", 5000 // count, "-t", "Connections")
+        shape = ("-c", count, "-d", DEPTH, "-t", "Connections")
         return float(bench(server, "send", *shape, "-s", seconds)["rates"]["sent"])
 
-    return in_rounds({count: lambda count=count: run(count) for count in (1, 100, 5000)})  # type: ignore[misc]
+    return in_rounds({count: lambda count=count: run(count) for count in CONNECTIONS})  # type: ignore[misc]
+
+
+def together(server: Server, seconds: float) -> str:
+    """The same number in flight over so many connections, here and at the floor."""
+    allow_files(TOGETHER + 500)
+
+    def run(where: Sequence[str], count: int) -> float:
+        shape = ("-c", count, "-d", TOGETHER // count, "-t", "Together", "-s", seconds)
+        return float(bench_at(where, "send", *shape)["rates"]["sent"])
+
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder, "floor")
+        subprocess.run(["cc", "-O2", "-o", program, ROOT / "bench" / "floor.c"], check=True)
+        with floor(program, False) as address:
+            ours, theirs = ["-n", server.namesrv], ["--broker", address]
+            both = [(where, count) for count in CONNECTIONS for where in (ours, theirs)]
+            rates = in_rounds({i: lambda at=at: run(*at) for i, at in enumerate(both)})  # type: ignore[misc]
+    found = [rate for _, rate in rates]
+    best = max(found[::2]), max(found[1::2])
+    rows = [
+        [f"{count:,}", f"{a:,.0f}", f"{a / best[0]:.2f}", f"{b:,.0f}", f"{b / best[1]:.2f}", f"{a / b:.2f}"]
+        for count, a, b in zip(CONNECTIONS, found[::2], found[1::2], strict=True)
+    ]
+    head = ["connections", "msg/s", "of the best", "floor, msg/s", "of its best", "fastmq / floor"]
+    return f"\nconnections, {TOGETHER:,} in flight altogether\n\n" + table(head, rows)
+
+
+def allow_files(wanted: int) -> None:
+    """Raise the soft limit of open files, also for the programs started from here."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, wanted)), hard))
 
 
 def log_length(server: Server, short: Server, seconds: float, gigabytes: float) -> list[tuple[float, float, float]]:
@@ -95,8 +133,7 @@ def size_of(server: Server) -> int:
 
 def idle(server: Server) -> float:
     """KiB of the server's memory for each of so many connections that do nothing."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, IDLE + 500)), hard))
+    allow_files(IDLE + 500)
     host, _, port = server.broker.rpartition(":")
     (process,) = server.processes
     files = Path(f"/proc/{process.pid}/fd")
@@ -139,11 +176,11 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--log-gb", type=float, default=20.0)
     parser.add_argument("--plot", metavar="FILE")
-    parser.add_argument("parts", nargs="*", default=["queues", "connections", "log", "idle", "stored"])
+    parser.add_argument("parts", nargs="*", default=["queues", "connections", "together", "log", "idle", "stored"])
     options = parser.parse_args(words)
     charts = []
     for part in options.parts:
-        with serving() as server:
+        with serving(SETTLED if part in ("queues", "connections", "together") else None) as server:
             if part == "idle":
                 print(f"\nmemory per idle connection ({IDLE:,} of them): {idle(server):.1f} KiB", flush=True)
                 continue
@@ -155,10 +192,13 @@ def main(words: Sequence[str] | None = None) -> None:
                 print(f"\nanonymous memory: {grown}", flush=True)
                 continue
             bench(server, "send", "-c", 8, "-d", 64, "-s", options.seconds)
+            if part == "together":
+                print(together(server, options.seconds), flush=True)
+                continue
             if part == "queues":
                 title, unit, points = "queues sent to, 8 x 64 in flight", "queues", queues(server, options.seconds)
             elif part == "connections":
-                title, unit = "connections, 5,000 in flight altogether", "connections"
+                title, unit = f"connections, {DEPTH} in flight on each", "connections"
                 points = connections(server, options.seconds)
             else:
                 title, unit = "length of the log, 8 x 64 in flight", "MB"
