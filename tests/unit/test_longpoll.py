@@ -3,26 +3,7 @@
 import pytest
 
 from fastmq.broker.delivery.longpoll import HeldPull, LongPollTable
-
-
-class Queues:
-    """Ends of queues, and which of them the table watches."""
-
-    def __init__(self):
-        self.ends = {}
-        self.watched = set()
-
-    def watch(self, topic, queue_id, on):
-        (self.watched.add if on else self.watched.discard)((topic, queue_id))
-        return self.ends.get((topic, queue_id), 0)
-
-    def move(self, table, end, topic="t", queue_id=0):
-        """The queue grows to `end`; what the store tells then."""
-        self.ends[topic, queue_id] = end
-        if (topic, queue_id) not in self.watched:
-            return []
-        self.watched.discard((topic, queue_id))
-        return table.take_moved(topic, queue_id, end)
+from unit.queue_ends import Queues
 
 
 @pytest.fixture

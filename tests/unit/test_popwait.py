@@ -6,26 +6,7 @@ import pytest
 
 from fastmq.broker.delivery.popwait import ANY_QUEUE, HeldPop, Hold, PopWaitLimits, PopWaitTable, wait_deadline
 from fastmq.broker.delivery.watches import QueueWatches
-
-
-class Queues:
-    """Ends of queues, and which of them the store watches."""
-
-    def __init__(self):
-        self.ends = {}
-        self.watched = set()
-
-    def watch(self, topic, queue_id, on):
-        (self.watched.add if on else self.watched.discard)((topic, queue_id))
-        return self.ends.get((topic, queue_id), 0)
-
-    def move(self, table, count=1, topic="t", queue_id=0):
-        """The queue grows; what the store tells then."""
-        end = self.ends[topic, queue_id] = self.ends.get((topic, queue_id), 0) + count
-        if (topic, queue_id) not in self.watched:
-            return []
-        self.watched.discard((topic, queue_id))
-        return table.take_moved(topic, queue_id, end)
+from unit.queue_ends import Queues
 
 
 @pytest.fixture
@@ -54,9 +35,9 @@ def test_a_message_wakes_one_request_of_each_group(table, queues):
     first, second, other = pop(deadline=2.0), pop(deadline=1.0), pop(group="h")
     for one in (first, second, other):
         assert table.hold(one) is Hold.HELD
-    assert queues.move(table, queue_id=2) == [second, other]
-    assert queues.move(table, queue_id=1) == [first]
-    assert queues.move(table) == []
+    assert queues.grow(table, queue_id=2) == [second, other]
+    assert queues.grow(table, queue_id=1) == [first]
+    assert queues.grow(table) == []
     assert queues.watched == set()
 
 
@@ -64,16 +45,16 @@ def test_those_that_wait_for_one_queue_are_woken_with_those_for_any(table, queue
     any_queue, this, that = pop(), pop(0), pop(1)
     for one in (any_queue, this, that):
         table.hold(one)
-    assert queues.move(table, queue_id=0) == [any_queue, this]
-    assert queues.move(table, queue_id=1) == [that]
+    assert queues.grow(table, queue_id=0) == [any_queue, this]
+    assert queues.grow(table, queue_id=1) == [that]
 
 
 def test_a_retried_message_wakes_its_group_only_and_once(table, queues):
     one_queue, any_queue, other = pop(0, retry=True), pop(retry=True), pop(group="h", retry=True)
     for one in (one_queue, any_queue, other):
         table.hold(one)
-    assert queues.move(table, topic="%RETRY%g_t") == [any_queue]
-    assert queues.move(table, topic="%RETRY%g_t") == [one_queue]
+    assert queues.grow(table, topic="%RETRY%g_t") == [any_queue]
+    assert queues.grow(table, topic="%RETRY%g_t") == [one_queue]
     assert len(table) == 1
 
 
@@ -107,9 +88,9 @@ def test_a_message_that_is_not_for_a_request_leaves_it_waiting(table, queues):
     one, same = pop(0, matches=wants_odd, filter="odd"), pop(0, matches=wants_odd, filter="odd", deadline=20.0)
     table.hold(one)
     table.hold(same)
-    assert queues.move(table) == []
+    assert queues.grow(table) == []
     assert looked == [(("t", 0), 0, 1)], "one of each filter is asked, and of new messages only"
-    assert queues.move(table) == [one]
+    assert queues.grow(table) == [one]
     assert looked[1:] == [(("t", 0), 1, 2)]
     assert queues.watched == {("t", 0)}
 
@@ -119,7 +100,7 @@ def test_another_filter_of_the_group_is_asked_as_well(table, queues):
     yes = pop(0, matches=lambda *_: True, filter="b", deadline=20.0)
     table.hold(no)
     table.hold(yes)
-    assert queues.move(table) == [yes]
+    assert queues.grow(table) == [yes]
 
 
 def test_many_messages_wake_a_request_they_are_not_for(queues):
@@ -127,12 +108,12 @@ def test_many_messages_wake_a_request_they_are_not_for(queues):
     table = PopWaitTable(queues.watch, limits=lambda: limits)
     one = pop(0, matches=lambda *_: False, filter="a")
     table.hold(one)
-    assert queues.move(table, 9) == []
-    assert queues.move(table, 1) == [one]
+    assert queues.grow(table, 9) == []
+    assert queues.grow(table, 1) == [one]
     limits = dataclasses.replace(limits, force_after=0)
     other = pop(0, seen=10, matches=lambda *_: False, filter="a")
     table.hold(other)
-    assert queues.move(table, 1000) == []
+    assert queues.grow(table, 1000) == []
 
 
 def test_the_next_of_a_group_is_taken_where_messages_are_left(table):
@@ -153,7 +134,7 @@ def test_the_newest_first_where_that_is_asked_for(queues):
     table.hold(new)
     third = pop(deadline=2.0)
     table.hold(third)
-    assert queues.move(table) == [third]
+    assert queues.grow(table) == [third]
     assert table.take_one("t", "g", ANY_QUEUE) is new
 
 
@@ -183,7 +164,7 @@ def test_requests_are_answered_by_their_deadline_in_order(table):
 def test_a_request_that_waits_again_keeps_its_deadline(table, queues):
     one = pop(0, deadline=5.0)
     table.hold(one)
-    queues.move(table)
+    queues.grow(table)
     one.queues = {("t", 0): 1}
     table.hold(one)
     assert table.next_deadline() == 5.0
@@ -198,7 +179,7 @@ def test_a_closed_connection_takes_its_requests_along(table, queues):
     assert table.drop_peer(1) == [mine, both]
     assert table.drop_peer(1) == []
     assert queues.watched == {("t", 0)}
-    assert queues.move(table) == [other]
+    assert queues.grow(table) == [other]
 
 
 def test_topics_groups_and_everything(table, queues):
@@ -221,7 +202,7 @@ def test_how_many_wait_under_a_key(table):
 def test_many_requests_that_come_and_go_leave_nothing_behind(table, queues):
     for end in range(5000):
         assert table.hold(pop(0, seen=end, deadline=1e9)) is Hold.HELD
-        assert len(queues.move(table)) == 1
+        assert len(queues.grow(table)) == 1
     assert len(table._deadlines) < 1100
 
 

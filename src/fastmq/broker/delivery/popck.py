@@ -9,7 +9,7 @@ more of them. Both are JSON bodies of messages in the revive topic (RocketMQ's P
 
 `so`, `pt`, `q`, `t`, `c` and `bn` together say which checkpoint an ack means. The receipt handle (POP_CK, extraInfo) is
 what a consumer gets to make acks with: `so pt it reviveQueue retryFlag broker queue offset`, with spaces between.
-"""  # noqa: E501
+"""  # noqa: E501  (each body on a line, as it is written)
 
 from __future__ import annotations
 

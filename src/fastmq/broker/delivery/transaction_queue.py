@@ -203,7 +203,7 @@ class HalfQueue:
         if not self._unwritten:
             return True
         chars = count = 0
-        for count, offset in enumerate(self._unwritten, 1):  # noqa: B007
+        for count, offset in enumerate(self._unwritten, 1):  # noqa: B007  (read behind the loop)
             chars += len(str(offset)) + 1
             if chars >= max_chars:
                 break

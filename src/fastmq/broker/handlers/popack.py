@@ -1,8 +1,9 @@
-"""What becomes of popped messages: ACK_MESSAGE (200051), BATCH_ACK_MESSAGE (200151), CHANGE_MESSAGE_INVISIBLETIME (200053).
+"""What becomes of popped messages.
 
-After RocketMQ's AckMessageProcessor and ChangeInvisibleTimeProcessor. Acks of ordinary pops are messages for the revive
-topic; those of orderly pops move the group's offset. An ack that comes too late does no harm and no good: SUCCESS.
-"""  # noqa: E501
+ACK_MESSAGE (200051), BATCH_ACK_MESSAGE (200151), CHANGE_MESSAGE_INVISIBLETIME (200053), after RocketMQ's
+AckMessageProcessor and ChangeInvisibleTimeProcessor. Acks of ordinary pops are messages for the revive topic; those of
+orderly pops move the group's offset. An ack that comes too late does no harm and no good: SUCCESS.
+"""
 
 from __future__ import annotations
 
