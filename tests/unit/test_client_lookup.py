@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -41,13 +41,15 @@ class Web:
         self.url = ""
 
     async def _serve(self, stream: anyio.abc.SocketStream) -> None:
-        async with stream:
-            self.asked.append(await stream.receive())
-            answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-            if answer is None:
-                await anyio.sleep_forever()
-            else:
-                await stream.send(answer)
+        # a client that is closed while it looks up goes without asking, or without waiting for the answer
+        with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+            async with stream:
+                self.asked.append(await stream.receive())
+                answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+                if answer is None:
+                    await anyio.sleep_forever()
+                else:
+                    await stream.send(answer)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Web]:
