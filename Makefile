@@ -5,9 +5,17 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.ready
 SOURCES := $(wildcard src/fastmq/*.pyx src/fastmq/*.pxd src/fastmq/*.c src/fastmq/*.h src/fastmq/*/*.pxi) setup.py
 DATA ?= data
+# Tests wait for clients and disks most of the time: more processes than cores
+JOBS ?= 4
+PYTEST := $(PY) -m pytest -n $(JOBS)
+# What must work where nothing is compiled: the client, its commands, and the protocol in Python
+PURE_TESTS := tests/client tests/integration/test_commands.py tests/property/test_codec_properties.py \
+	$(wildcard tests/golden/test_golden_client.py tests/golden/test_golden_frames.py tests/golden/test_golden_filter.py) \
+	$(filter-out %/test_client_handler.py,$(wildcard tests/unit/test_client_*.py)) \
+	$(patsubst %,tests/unit/test_%.py,bodies codes command fields filter_expression filter_syntax headers message names tables)
 
 .DEFAULT_GOAL := help
-.PHONY: help build debug asan serve check test test-all crash wire interop fuzz bench bench-client bench-compare bench-floor bench-profile bench-stalls bench-scaling instructions clean
+.PHONY: help build debug asan serve check test pure test-all crash wire interop fuzz bench bench-client bench-compare bench-floor bench-profile bench-stalls bench-scaling instructions clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,7 +24,7 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q --disable-pip-version-check "setuptools>=77" "cython>=3.1,<4" "trio>=0.27" "lark>=1.2,<2" \
 		"anyio>=4.5" lz4 zstandard opentelemetry-api \
-		"pytest>=8" "hypothesis>=6.100" "pytest-benchmark>=5" "pyperf>=2.7" "ruff>=0.9" "mypy>=1.14"
+		"pytest>=8" "pytest-xdist>=3.6" "hypothesis>=6.100" "pytest-benchmark>=5" "pyperf>=2.7" "ruff>=0.9" "mypy>=1.14"
 	touch $@
 
 build/.built: $(STAMP) $(SOURCES)
@@ -40,16 +48,24 @@ check: build ## ruff and mypy
 	$(VENV)/bin/mypy
 
 test: build ## the tests, official clients included where their toolchains are
-	$(PY) -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
+	$(MAKE) pure
+
+pure: build ## the client as it is installed where there is no compiler, against a server that has its extensions
+	rm -rf build/pure build/lib
+	FASTMQ_PURE=1 $(PY) -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps --target build/pure .
+	! find build/pure -name '*.so' | grep .
+	$(PYTEST) -o pythonpath="build/pure tests" -m "not slow and not apache and not java" $(PURE_TESTS)
 
 test-all: build ## the tests with the long ones
-	$(PY) -m pytest
+	$(PYTEST)
+	$(MAKE) pure
 
 crash: build ## SIGKILL at random moments, 200 times
 	$(PY) -m pytest tests/crash -m "slow or not slow"
 
 wire: build ## only the official clients
-	$(PY) -m pytest tests/wire
+	$(PYTEST) tests/wire
 
 interop: build ## only what runs a real Apache RocketMQ beside fastmq
 	$(PY) -m pytest tests/interop

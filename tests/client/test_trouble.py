@@ -103,7 +103,7 @@ def test_a_server_that_hangs(face: Face, own_server: Server) -> None:
                 with pytest.raises(fastmq.ClientError) as caught:
                     await producer.send("t", "lost in time")
                 assert caught.value.retryable
-                assert time.monotonic() - begin < PATIENCE
+                assert time.monotonic() - begin < 30, "it does not hang"
             finally:
                 os.kill(own_server.processes[0].pid, signal.SIGCONT)
 

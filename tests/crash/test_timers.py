@@ -27,7 +27,7 @@ def test_killed_while_timers_wait_and_come(tmp_path: Path) -> None:
             server.kill()
             server.start()
         wanted = set(timers.due) - timers.taken_back
-        wait_until(lambda: set(timers.came(server)) == wanted, f"every message comes (seed {seed})", 20)
+        wait_until(lambda: set(timers.came(server)) == wanted, f"every message comes (seed {seed})")
     finally:
         if server.processes:
             server.stop()

@@ -95,7 +95,7 @@ def test_ctrl_c_ends_a_load_in_order(server: Server) -> None:
     with subprocess.Popen([*arguments, "--json"], env=ENV, stdout=subprocess.PIPE) as process:
         wait_until(lambda: end_of(server, "Stop") > 0, "the load has begun")
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=20)
+        out, _ = process.communicate(timeout=60)
     shown = json.loads(out)
     assert shown["sent"] == shown["done"] > 0
     assert process.returncode == 0
@@ -127,7 +127,7 @@ def test_a_server_that_is_killed_under_load(tmp_path: Path) -> None:
         with subprocess.Popen([*arguments, "--warm-up", "0", "--json"], env=ENV, stdout=subprocess.PIPE) as process:
             wait_until(lambda: end_of(server, "Kill") > 0, "the load has begun")
             server.kill()
-            out, _ = process.communicate(timeout=30)
+            out, _ = process.communicate(timeout=60)
     shown = json.loads(out)
     assert process.returncode == 1
     assert shown["failure_counts"]["connection_errors"] == 3

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+import fastmq
 from support.servers import BROKER, FastmqServer, Server
 
-SOURCE = str(Path(__file__).resolve().parents[2] / "src")
+SOURCE = str(Path(fastmq.__file__).parents[1])
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +160,7 @@ def test_bash_completes(shell: Shell, words: list[str], wanted: set[str]) -> Non
     script = shell.text("completion", "bash")
     line = " ".join(f"'{word}'" for word in ("fastmq", *words))
     script += f"COMP_WORDS=({line}); COMP_CWORD={len(words)}; _fastmq; printf '%s\\n' \"${{COMPREPLY[@]}}\"\n"
-    done = subprocess.run([bash], input=script, capture_output=True, text=True, timeout=20, check=True)
+    done = subprocess.run([bash], input=script, capture_output=True, text=True, timeout=60, check=True)
     assert set(done.stdout.split()) == wanted
 
 

@@ -301,7 +301,7 @@ def test_many_consumers_some_of_which_fail(stage: Stage) -> None:
         thread.start()
     try:
         stage.send(topic, *(b"%d" % number for number in range(total)), queues=4)
-        wait_until(lambda: len(done) == total, "every message is acked", seconds=60)
+        wait_until(lambda: len(done) == total, "every message is acked")
     finally:
         finished.set()
         for thread in threads:
@@ -433,7 +433,7 @@ def test_a_kill_amid_traffic_loses_nothing(own: Stage) -> None:
             own.server.start()
         wait_until(lambda: len(sent) > 600, "there is traffic again")
         enough = set(sent)
-        wait_until(lambda: enough <= done, "everything is consumed", seconds=60)
+        wait_until(lambda: enough <= done, "everything is consumed")
     finally:
         finished.set()
         for thread in (*threads, producer):

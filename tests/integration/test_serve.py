@@ -14,7 +14,7 @@ import pytest
 
 from fastmq.client.basic import BasicClient, ServerError
 from support.remoting import call
-from support.servers import FastmqServer, free_port_block
+from support.servers import FastmqServer, PortBlock
 from support.waiting import wait_until
 
 SOURCE = str(Path(__file__).parents[2] / "src")
@@ -79,7 +79,8 @@ def test_an_idle_server_is_small(server: FastmqServer) -> None:
 
 
 def test_a_second_process_on_the_same_store_is_refused_by_name(server: FastmqServer) -> None:
-    block = free_port_block()
+    ports = PortBlock()
+    block = ports.first
     command = [sys.executable, "-m", "fastmq", "serve", "--namesrv-port", str(block), "--listen-port", str(block + 3)]
     command += ["--set", f"storePathRootDir={server.store}"]
     env = {**os.environ, "PYTHONPATH": SOURCE}
@@ -105,7 +106,7 @@ def test_sigterm_stops_in_order_and_leaves_a_clean_store(server: FastmqServer) -
     assert (server.store / "abort").exists()
     process = server.processes[0]
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
     server.processes.clear()
     assert not (server.store / "abort").exists()
     assert json.loads((server.store / "config" / "topics.json").read_text())["topicConfigTable"]["T"]["perm"] == 6
@@ -113,7 +114,8 @@ def test_sigterm_stops_in_order_and_leaves_a_clean_store(server: FastmqServer) -
 
 def test_a_stopped_broker_leaves_no_route(tmp_path: Path) -> None:
     """A broker of its own unregisters from its name server when it stops."""
-    block = free_port_block()
+    ports = PortBlock()
+    block = ports.first
     env = {**os.environ, "PYTHONPATH": SOURCE, "HOME": str(tmp_path)}
     log = (tmp_path / "log").open("ab")
     start = [sys.executable, "-m", "fastmq"]
@@ -127,7 +129,7 @@ def test_a_stopped_broker_leaves_no_route(tmp_path: Path) -> None:
         with BasicClient(f"127.0.0.1:{block}") as client:
             client.send("T", b"x")
         broker.terminate()
-        assert broker.wait(20) == 0
+        assert broker.wait(60) == 0
         assert call(block, 105, {"topic": "TBW102"}).code == 17
     finally:
         for process in (broker, nameserver):
@@ -137,14 +139,15 @@ def test_a_stopped_broker_leaves_no_route(tmp_path: Path) -> None:
 
 
 def test_logs_for_machines(tmp_path: Path) -> None:
-    block = free_port_block()
+    ports = PortBlock()
+    block = ports.first
     env = {**os.environ, "PYTHONPATH": SOURCE}
     command = [sys.executable, "-m", "fastmq", "serve", "--json", "--data", str(tmp_path)]
     command += ["--namesrv-port", str(block), "--listen-port", str(block + 3)]
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     wait_until(lambda: call(block, 105, {"topic": "TBW102"}).code == 0, "the broker is registered")
     process.terminate()
-    output, _ = process.communicate(timeout=20)
+    output, _ = process.communicate(timeout=60)
     lines = [json.loads(line) for line in output.splitlines()]
     assert any("is ready" in str(line) for line in lines)
 

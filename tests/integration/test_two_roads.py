@@ -66,7 +66,7 @@ class Roads:
     def wait_held(self, count: int) -> None:
         """Until both brokers hold so many pulls."""
         for stack in (self.hot, self.cold):
-            wait_until(lambda stack=stack: stack.held() == count, f"{count} pulls are held", 5, 0.001)
+            wait_until(lambda stack=stack: stack.held() == count, f"{count} pulls are held", pause=0.001)
 
     def close(self) -> None:
         for lane in self.lanes:
@@ -116,7 +116,7 @@ def check_files(roads: Roads, at_least_hot: int) -> None:
     end = roads.hot.store.written_offset
     assert roads.cold.store.written_offset == end
     for stack in (roads.hot, roads.cold):  # who need not wait for a flush is answered before it
-        wait_until(lambda stack=stack: stack.store.dispatched_offset == end, "the queues are written", 5, 0.001)
+        wait_until(lambda stack=stack: stack.store.dispatched_offset == end, "the queues are written", pause=0.001)
     assert roads.hot.files() == roads.cold.files()
 
 

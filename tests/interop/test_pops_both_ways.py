@@ -15,8 +15,8 @@ from support.waiting import wait_until
 
 pytestmark = pytest.mark.apache
 
-# Apache takes up to 20 seconds to change hands
-INVISIBLE_MS = 40_000
+# Apache takes up to 20 seconds to change hands, more on a busy machine
+INVISIBLE_MS = 75_000
 GET_CONSUME_STATS = 208
 
 
@@ -76,7 +76,7 @@ def _everything(consumer: Consumer, wanted: set[bytes]) -> list[Popped]:
             consumer.ack(one)
         return {one.body for one in found} >= wanted
 
-    wait_until(all_there, "what was not acked comes again", seconds=90)
+    wait_until(all_there, "what was not acked comes again", seconds=240)
     return found
 
 

@@ -107,7 +107,7 @@ class Judge:
             ]
             return found if all(len(bodies) == 1 for bodies in found.values()) else None
 
-        seen: dict[str, Any] = {"keys": wait_until(all_found, f"each of the keys {keys} finds its message", 20)}
+        seen: dict[str, Any] = {"keys": wait_until(all_found, f"each of the keys {keys} finds its message")}
         for topic in topics:
             seen[topic] = self.read(server, topic)
             seen[f"{topic} offsets"] = self.client.run(

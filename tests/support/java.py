@@ -15,6 +15,8 @@ from support.servers import JVM_MODULES, Server
 def _java(folder: Path, class_path: str, options: Sequence[str]) -> list[str]:
     command = [toolchains.program("java"), "-Xms64m", "-Xmx768m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
     command += [f"-Duser.home={folder}", f"-Drocketmq.home.dir={folder}", "-Drocketmq.client.logLevel=WARN"]
+    # one late answer must not end the connection that other requests of a scenario use
+    command += ["-Dcom.rocketmq.remoting.client.closeSocketIfTimeout=false"]
     command += ["-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8", "-Dio.netty.tryReflectionSetAccessible=true"]
     return [*command, *JVM_MODULES, *options, "-cp", class_path]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import select
 import socket
 import struct
@@ -127,3 +128,9 @@ def has_route(namesrv_port: int, topic: str) -> bool:
     """Whether the name server answers with a route of the topic."""
     answer = call(namesrv_port, GET_ROUTEINFO_BY_TOPIC, {"topic": topic})
     return answer.code == 0 and b"brokerDatas" in answer.body
+
+
+def brokers_of(namesrv_port: int, topic: str) -> set[str]:
+    """The names of the brokers in the name server's route of a topic, empty when there is none."""
+    answer = call(namesrv_port, GET_ROUTEINFO_BY_TOPIC, {"topic": topic})
+    return {name.decode() for name in re.findall(rb'"brokerName":"([^"]+)"', answer.body)}

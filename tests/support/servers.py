@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -74,27 +77,48 @@ def _accepts(port: int) -> bool:
         return True
 
 
-def free_port_block(count: int = 5) -> int:
-    """The first of `count` free neighbouring ports, below the range the system gives to outgoing connections."""
-    for _ in range(200):
-        first = random.randrange(15000, 32000 - count)
-        if _free(range(first, first + count)):
-            return first
-    raise AssertionError("no block of free ports was found")
+class PortBlock:
+    """Five free neighbouring ports, below the range the system gives to outgoing connections.
+
+    They stay ours as long as the object lives, also while no server listens: another test process that looks for ports
+    sees the lock on the block's file.
+    """
+
+    SIZE = 5
+
+    def __init__(self) -> None:
+        folder = Path(tempfile.gettempdir()) / f"fastmq-test-ports-{os.getuid()}"
+        folder.mkdir(exist_ok=True)
+        for _ in range(200):
+            self.first = random.randrange(15000, 32000, self.SIZE)
+            lock = os.open(folder / str(self.first), os.O_RDWR | os.O_CREAT)
+            if _locked(lock) and _free(range(self.first, self.first + self.SIZE)):
+                weakref.finalize(self, os.close, lock)
+                return
+            os.close(lock)
+        raise AssertionError("no block of free ports was found")
+
+
+def _locked(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class Server(ABC):
     """A name server and a broker. Ports and data stay the same over stop, kill and restart."""
 
     name = "server"
-    ready_seconds = 60
+    ready_seconds = 120
 
     def __init__(self, data: Path, settings: Mapping[str, str] | None = None) -> None:
         self.data = data
         self.settings = {**SETTINGS, **(settings or {})}
-        block = free_port_block()
-        self.namesrv_port = block
-        self.listen_port = block + 3  # VIP is block + 1, HA block + 4
+        self.ports = PortBlock()
+        self.namesrv_port = self.ports.first
+        self.listen_port = self.ports.first + 3  # VIP is first + 1, HA first + 4
         self.log = data / f"{self.name}.log"
         self.processes: list[subprocess.Popen[bytes]] = []
         data.mkdir(parents=True, exist_ok=True)
@@ -209,7 +233,7 @@ class Server(ABC):
 
     def take_over(self, other: Server) -> None:
         """Uses the ports and the store of another server, which is not running."""
-        self.namesrv_port, self.listen_port = other.namesrv_port, other.listen_port
+        self.ports, self.namesrv_port, self.listen_port = other.ports, other.namesrv_port, other.listen_port
         self.data = other.data
         self.log = self.data / f"{self.name}.log"
 

@@ -51,12 +51,12 @@ class Stack:
         self.loop = threading.Thread(target=trio.run, args=(self._run,))
         self.turns.start()
         self.loop.start()
-        assert self.ready.wait(10)
+        assert self.ready.wait(60)
         self.sock = socket.socket()
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.sock.bind(("127.0.0.1", source_port))
         self.sock.connect(("127.0.0.1", self.port))
-        self.sock.settimeout(10)
+        self.sock.settimeout(60)
         self.splitter = FrameSplitter()
         self.answers: list[bytes] = []
 

@@ -44,8 +44,8 @@ class Suite:
         pairs = [name for name in self._wanted[client] if name in self._over_restart]
         jobs = {name: program.begin(name, params) for name in plain}
         first = {name: program.begin(f"{name}-phase1", params) for name in pairs}
-        outcomes = {name: program.outcome(job, 240) for name, job in jobs.items()}
-        outcomes |= {name: program.outcome(job, 120) for name, job in first.items()}
+        outcomes = {name: program.outcome(job, 600) for name, job in jobs.items()}
+        outcomes |= {name: program.outcome(job, 600) for name, job in first.items()}
         middle = time.monotonic()
         ended = self._server.ended()
         if ended:
@@ -58,7 +58,7 @@ class Suite:
                 return outcomes
         restarted = time.monotonic()
         second = {name: program.begin(f"{name}-phase2", params) for name in pairs if outcomes[name]["ok"]}
-        outcomes |= {name: program.outcome(job, 150) for name, job in second.items()}
+        outcomes |= {name: program.outcome(job, 600) for name, job in second.items()}
         slowest = sorted(outcomes.items(), key=lambda item: -item[1]["millis"])[:5]
         print(
             f"\n{client} with {self._server.name}: {len(outcomes)} scenarios in {middle - begin:.1f} s, restart of the "

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import os
 import shutil
 import subprocess
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import NoReturn
@@ -40,23 +44,53 @@ def program(name: str) -> str:
     return found
 
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One test process at a time makes things in a folder; the others wait and find them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _digest(sources: Iterable[Path], *texts: str) -> str:
+    """Tells whether something was made of these very sources; times of files say nothing after a copy or a checkout."""
+    digest = hashlib.sha256()
+    for source in sources:
+        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    for text in texts:
+        digest.update(text.encode() + b"\0")
+    return digest.hexdigest()
+
+
+def _is_of(stamp: Path, digest: str) -> bool:
+    return stamp.exists() and stamp.read_text() == digest
+
+
 @cache
 def class_path(pom: Path, name: str, *arguments: str) -> str:
     """The class path Maven resolves for a pom, kept in the target folder under `name`."""
-    kept = JAVA_TARGET / f"{name}.cp"
-    if kept.exists() and kept.stat().st_mtime >= pom.stat().st_mtime:
+    with _alone(JAVA_TARGET):
+        return _class_path(pom, name, *arguments)
+
+
+def _class_path(pom: Path, name: str, *arguments: str) -> str:
+    kept, stamp = JAVA_TARGET / f"{name}.cp", JAVA_TARGET / f"{name}.of"
+    digest = _digest([pom], *arguments)
+    if kept.exists() and _is_of(stamp, digest):
         text = kept.read_text().strip()
         if text and all(Path(jar).exists() for jar in text.split(os.pathsep)):
             return text
     maven = program("mvn")
-    JAVA_TARGET.mkdir(parents=True, exist_ok=True)
-    fresh = kept.with_suffix(f".{os.getpid()}")
+    fresh = JAVA_TARGET / f"{name}.fresh"
+    fresh.unlink(missing_ok=True)
     command = [maven, "-B", "-q", "-f", str(pom), *arguments, "dependency:build-classpath"]
     command += ["-DincludeScope=runtime", f"-Dmdep.outputFile={fresh}"]
     for offline in (["-o"], []):
         done = subprocess.run([*command, *offline], capture_output=True, text=True, timeout=900, check=False)
         if done.returncode == 0 and fresh.exists():
             fresh.replace(kept)
+            stamp.write_text(digest)
             return kept.read_text().strip()
     raise ToolchainMissing(f"Maven cannot resolve {name}: {(done.stdout + done.stderr).strip()[-500:]}")
 
@@ -64,10 +98,15 @@ def class_path(pom: Path, name: str, *arguments: str) -> str:
 @cache
 def compiled(name: str, libraries: str, *sources: Path) -> Path:
     """Compiles Java sources once per `name` (a client version) and returns the folder with the classes."""
+    with _alone(JAVA_TARGET):
+        return _compiled(name, libraries, *sources)
+
+
+def _compiled(name: str, libraries: str, *sources: Path) -> Path:
     javac = program("javac")
     classes = JAVA_TARGET / f"classes-{name}"
-    stamp = classes / "compiled"
-    if stamp.exists() and all(stamp.stat().st_mtime >= source.stat().st_mtime for source in sources):
+    stamp, digest = classes / "compiled", _digest(sources, libraries)
+    if _is_of(stamp, digest):
         return classes
     shutil.rmtree(classes, ignore_errors=True)
     classes.mkdir(parents=True)
@@ -76,7 +115,7 @@ def compiled(name: str, libraries: str, *sources: Path) -> Path:
         [*command, "-d", str(classes), *map(str, sources)], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, f"javac failed for {name}:\n{done.stdout}{done.stderr}"
-    stamp.touch()
+    stamp.write_text(digest)
     return classes
 
 
@@ -115,10 +154,15 @@ def proxy_class_path() -> str:
 @cache
 def go_program() -> Path:
     """The Go scenario runner, built when its sources are newer."""
+    with _alone(GO_TESTS / "bin"):
+        return _go_program()
+
+
+def _go_program() -> Path:
     go = program("go")
-    binary = GO_TESTS / "bin" / "wire"
-    sources = [*GO_TESTS.glob("*.go"), GO_TESTS / "go.mod", GO_TESTS / "go.sum"]
-    if binary.exists() and all(binary.stat().st_mtime >= source.stat().st_mtime for source in sources):
+    binary, stamp = GO_TESTS / "bin" / "wire", GO_TESTS / "bin" / "built"
+    digest = _digest([*sorted(GO_TESTS.glob("*.go")), GO_TESTS / "go.mod", GO_TESTS / "go.sum"])
+    if binary.exists() and _is_of(stamp, digest):
         return binary
     done = subprocess.run(
         [go, "build", "-buildvcs=false", "-o", str(binary), "."],
@@ -131,4 +175,5 @@ def go_program() -> Path:
     if done.returncode != 0 and "dial tcp" in done.stderr:
         raise ToolchainMissing(f"Go cannot download the client's modules: {done.stderr.strip()[-300:]}")
     assert done.returncode == 0, f"go build failed:\n{done.stdout}{done.stderr}"
+    stamp.write_text(digest)
     return binary

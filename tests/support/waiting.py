@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T], what: str, seconds: float = 30.0, pause: float = 0.02) -> T:
+def wait_until(condition: Callable[[], T], what: str, seconds: float = 90.0, pause: float = 0.02) -> T:
     """Calls `condition` until it is true and returns its value; AssertionError naming `what` after `seconds`.
 
     OSError and AssertionError inside the condition count as "not yet".

@@ -150,7 +150,7 @@ def test_the_version_is_told_without_loading_the_server() -> None:
     code = "import sys; from fastmq.cli import main\ntry: main(['--version'])\nfinally: print('trio' in sys.modules)"
     source = str(Path(fastmq.__file__).parents[1])
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": source}, check=True, timeout=30
+        [sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": source}, check=True, timeout=60
     )
     assert done.stdout.splitlines() == [f"fastmq {fastmq.__version__}", "False"]
 
@@ -163,7 +163,7 @@ def test_python_m_fastmq_is_the_same_program() -> None:
         text=True,
         env={"PYTHONPATH": source},
         check=True,
-        timeout=30,
+        timeout=60,
     )
     assert done.stdout == f"fastmq {fastmq.__version__}\n"
 
@@ -176,6 +176,6 @@ def test_a_server_may_open_as_many_files_as_the_system_allows() -> None:
     )
     source = str(Path(fastmq.__file__).parents[1])
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": source}, check=True, timeout=30
+        [sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": source}, check=True, timeout=60
     )
     assert done.stdout.splitlines() == ["256 256", "(256, 256)"]

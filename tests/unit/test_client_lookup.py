@@ -24,7 +24,7 @@ def run(request: pytest.FixtureRequest) -> Run:
 
     def run(scenario: Callable[[], Awaitable[Any]]) -> None:
         async def main() -> None:
-            with anyio.fail_after(20):
+            with anyio.fail_after(60):
                 await scenario()
 
         anyio.run(main, backend=request.param)

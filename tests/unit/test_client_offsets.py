@@ -65,7 +65,7 @@ class Broker:
 def run(request: pytest.FixtureRequest) -> Run:
     def run(scenario: Callable[[Broker, RemoteOffsets, anyio.abc.TaskGroup], Any]) -> None:
         async def main() -> None:
-            with anyio.fail_after(20):
+            with anyio.fail_after(60):
                 async with anyio.create_task_group() as tasks:
                     broker = Broker(tasks)
                     offsets = RemoteOffsets(cast(Session, broker), "g")

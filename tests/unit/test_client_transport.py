@@ -62,7 +62,7 @@ class Stream(anyio.abc.ByteStream):
     async def requests(self, count: int) -> list[Command]:
         """The next requests of the client."""
         commands: list[Command] = []
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             while len(commands) < count:
                 while not self.sent:
                     self.written = anyio.Event()
@@ -94,7 +94,7 @@ def served(request: pytest.FixtureRequest) -> Callable[[Body], None]:
             clock = Clock()
             connection = Connection(stream, "h:1", lambda _, command: asked.append(command), clock)
             connection.clock = clock  # type: ignore[attr-defined]
-            with anyio.fail_after(10):
+            with anyio.fail_after(60):
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(connection.run)
                     await body(connection, stream, asked)
@@ -258,13 +258,13 @@ def test_tls(backend: str) -> None:
         plain = await anyio.create_tcp_listener(local_host="127.0.0.1")
         listener = TLSListener(plain, server_side, standard_compatible=False)
         port = plain.extra(anyio.abc.SocketAttribute.local_port)
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             async with listener, anyio.create_task_group() as tasks:
                 tasks.start_soon(listener.serve, serve)
                 stream = await open_stream(f"localhost:{port}", trusting)
                 connection = Connection(stream, "h:1", lambda _, command: None)
                 tasks.start_soon(connection.run)
-                assert (await connection.call(request(), 5)).code == 7
+                assert (await connection.call(request(), 60)).code == 7
                 assert connection.local_host == "127.0.0.1"
                 connection.close()
                 with pytest.raises(ConnectError):

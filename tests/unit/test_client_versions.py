@@ -34,7 +34,7 @@ def run(request: pytest.FixtureRequest) -> Run:
 
     def run(cluster: FakeCluster, scenario: Scenario) -> None:
         async def main() -> None:
-            with anyio.fail_after(20):
+            with anyio.fail_after(60):
                 async with cluster.running():
                     await scenario(cluster)
 

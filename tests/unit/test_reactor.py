@@ -30,7 +30,7 @@ class Bench:
     def connect(self, service: int = 0) -> tuple[socket.socket, int]:
         ours, theirs = socket.socketpair()
         theirs.setblocking(False)
-        ours.settimeout(5)
+        ours.settimeout(60)
         self.stack.callback(ours.close)
         return ours, self.reactor.add(theirs.detach(), service)
 
@@ -311,7 +311,7 @@ class Parking:
     def connect(self) -> socket.socket:
         ours, theirs = socket.socketpair()
         theirs.setblocking(False)
-        ours.settimeout(5)
+        ours.settimeout(60)
         self.stack.callback(ours.close)
         self.reactor.add(theirs.detach(), 0)
         return ours

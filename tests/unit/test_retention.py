@@ -142,7 +142,7 @@ def test_operator_request_acts_at_any_hour() -> None:
             await trio.testing.wait_all_tasks_blocked()
             assert len(store.files) == 3
             retention.request()
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 while len(store.files) != 1:
                     await trio.testing.wait_all_tasks_blocked(0.001)
             nursery.cancel_scope.cancel()

@@ -28,7 +28,7 @@ class Disk:
 
     def save(self, path, data):
         self.begun += 1
-        assert self.gate.wait(10)
+        assert self.gate.wait(60)
         if self.broken:
             raise OSError(28, "No space left on device")
         self.written.append(data)
@@ -55,7 +55,7 @@ class Table:
 
 def running(table, scenario):
     async def main():
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(table.file.run)
                 await trio.testing.wait_all_tasks_blocked()
@@ -170,7 +170,7 @@ class TestBroker:
             table.file._save = disk.save
 
         async def main():
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 async with trio.open_nursery() as nursery:
                     await nursery.start(rig.broker.run)
                     await scenario()

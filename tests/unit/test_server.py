@@ -119,7 +119,7 @@ async def running() -> AsyncIterator[Running]:
         async with trio.open_nursery() as nursery:
             await nursery.start(server.run, [listener])
             run = Running(listener.port, service, server)
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 yield run
             for client in run.clients:
                 client.stream.socket.close()

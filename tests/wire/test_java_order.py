@@ -63,10 +63,10 @@ def test_a_member_dies(road: str, tmp_path: Path) -> None:
             for name, member in members.items():
                 member.run("order-journal", server, topic=TOPIC, group=GROUP, member=name, journal=journal)
             tool.run("send-many", server, topic=TOPIC, count=COUNT, prefix="m")
-            wait_until(lambda: len(done()) >= 20, "the group works", 30)
+            wait_until(lambda: len(done()) >= 20, "the group works")
             worker = read(journal)[-1].member
             members[worker].kill()
-            wait_until(lambda: len(done()) == COUNT, "the other member does the rest", 60)
+            wait_until(lambda: len(done()) == COUNT, "the other member does the rest")
     finally:
         for program in programs:
             program.close()

@@ -90,7 +90,7 @@ def eventually(check: Callable[[], None]) -> None:
         check()
         return True
 
-    wait_until(holds, "the check holds", 15, pause=0.2)
+    wait_until(holds, "the check holds", pause=0.2)
 
 
 def consumer_offsets(admin: Admin, group: str, topic: str = TOPIC) -> dict[int, int]:

@@ -237,9 +237,10 @@ final class ConsumeScenarios {
         for (int i = 1; i < 3; i++) {
             Inbox inbox = inboxes[i];
             List<String> wanted = least.get(i);
-            ctx.await(15_000, () -> inbox.distinct().containsAll(wanted), "a consumer with %s gets %s", wheres[i], wanted);
-            ctx.check(inbox.size() == wanted.size() || inbox.distinct().size() == all.size(),
-                "a consumer with %s gets %s or everything, not %s", wheres[i], wanted, inbox.bodies());
+            // four threads consume: older messages may end after newer ones
+            ctx.await(15_000, () -> inbox.distinct().containsAll(wanted)
+                && (inbox.size() == wanted.size() || inbox.distinct().size() == all.size()),
+                "a consumer with %s gets %s or everything", wheres[i], wanted);
             ctx.put(wheres[i].name(), inbox.size());
         }
     }

@@ -84,6 +84,8 @@ final class Ctx implements AutoCloseable {
         // the heartbeat that tells the broker a changed subscription is skipped when another one is on its way; until
         // the next one (30 s by default) pulls are answered with "subscription not latest", by every broker
         client.setHeartbeatBrokerInterval(2000);
+        // on a busy machine an answer may be late
+        client.setMqClientApiTimeout(15_000);
         return client;
     }
 
@@ -320,9 +322,9 @@ final class Ctx implements AutoCloseable {
         return text.length() <= 600 ? text : text.substring(0, 600) + "… (" + text.length() + " characters)";
     }
 
-    /** Polls until the condition holds; fails with the sentence after so many milliseconds. */
+    /** Polls until the condition holds; fails with the sentence after three times as many milliseconds as it may take. */
     void await(long millis, Callable<Boolean> condition, String sentence, Object... args) throws Exception {
-        long deadline = System.nanoTime() + millis * 1_000_000;
+        long deadline = System.nanoTime() + 3 * millis * 1_000_000;
         long nudge = System.nanoTime() + 1_000_000_000L;
         while (!condition.call()) {
             if (System.nanoTime() > nudge) {
@@ -330,7 +332,7 @@ final class Ctx implements AutoCloseable {
                 nudged.forEach(Ctx::rebalance);
             }
             if (System.nanoTime() > deadline) {
-                throw new Failure("within " + millis + " ms it did not come true that " + String.format(sentence, args));
+                throw new Failure("within " + 3 * millis + " ms it did not come true that " + String.format(sentence, args));
             }
             Thread.sleep(20);
         }

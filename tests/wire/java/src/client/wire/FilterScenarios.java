@@ -142,9 +142,14 @@ final class FilterScenarios {
             offset = result.getNextBeginOffset();
         }
         ctx.equal(wanted, found, "the bodies that filtered pulls find");
-        PullResult none = consumer.pull(queue, MessageSelector.bySql("n > 1000"), 0, 4);
-        ctx.equal(PullStatus.NO_MATCHED_MSG, none.getPullStatus(), "the status of a pull that matches nothing");
-        ctx.equal(41L, none.getNextBeginOffset(), "where to go on after a pull that matched nothing");
+        long scanned = 0;
+        while (scanned < 41) { // a broker that is busy looks at a part only
+            PullResult none = consumer.pull(queue, MessageSelector.bySql("n > 1000"), scanned, 4);
+            ctx.equal(PullStatus.NO_MATCHED_MSG, none.getPullStatus(), "the status of a pull that matches nothing");
+            ctx.check(none.getNextBeginOffset() > scanned, "a pull that matches nothing at %d goes on", scanned);
+            scanned = none.getNextBeginOffset();
+        }
+        ctx.equal(41L, scanned, "where to go on after pulls that matched nothing");
     }
 
     private static void broken(Ctx ctx) throws Exception {

@@ -109,9 +109,12 @@ final class TransactionScenarios {
         sendAll(ctx, producer, topic, "rollback never", 20);
         committed.addAll(sendAll(ctx, producer, topic, "commit never again", 10));
         inbox.awaitOnce(ctx, 20_000, committed);
+        // a decision that was long on its way may have been asked for
+        Thread.sleep(1000);
+        int before = listener.checked.size();
         // two rounds of checks
         Thread.sleep(4500);
-        ctx.equal(0, listener.checked.size(), "the number of checks of what was decided");
+        ctx.equal(before, listener.checked.size(), "the number of checks after what was decided is consumed");
         inbox.awaitOnce(ctx, 1000, committed);
         ctx.equal(30, ctx.readTopic(topic, 30).size(), "the number of messages in the topic");
     }

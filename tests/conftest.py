@@ -1,0 +1,96 @@
+"""What holds for all tests, and how `pytest -n 4` shares them out among processes."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+import fastmq
+
+# no test is about how fast an example is, and a busy machine is slow now and then
+settings.register_profile("any machine", settings.default, deadline=None)
+settings.load_profile("any machine")
+
+# Tests of a module stay together in one process, so that what they share is started once. Some modules are divided
+# further, by the part of a test's parameters that names the client or server that is shared...
+DIVIDED = {
+    "wire/test_java_clients": r"\[\w+-([\d.]+(-binary-header)?)",
+    "client/test_scenarios": r"\[(\w+)-",
+    "client/test_java_exchange": r"\[(fastmq|apache4?)",
+    "integration/test_pop": r"\[(hot|cold)",
+}
+# ...and these into single tests, which share nothing.
+SINGLE = (
+    "crash/",
+    "client/test_trouble",
+    "client/test_soak",
+    "interop/test_pops",
+    "interop/test_timers",
+    "wire/test_java_order",
+)
+# What processes begin with: groups that take long because they wait for clients and other servers, and not all JVMs at
+# once. The rest fills the gaps.
+ORDER = (
+    "wire/test_java_clients 5.3.3",
+    "wire/test_go_client",
+    "wire/test_java_clients 4.9.8",
+    "client/test_scenarios apache",
+    "wire/test_java_clients 5.5.0",
+    "interop/test_store",
+    "wire/test_mqadmin",
+    "client/test_scenarios",
+    "wire/test_java_clients 5.3.3-binary",
+    "wire/test_java_clients",
+    "interop/",
+    "wire/",
+    "client/",
+    "crash/",
+    "integration/",
+    "property/",
+    "",
+)
+
+
+def pytest_report_header() -> str:
+    """Which fastmq is tested."""
+    compiled = importlib.util.find_spec("fastmq._codec") is not None
+    return f"fastmq: {Path(fastmq.__file__).parent}, {'with' if compiled else 'without'} extensions"
+
+
+def _group(nodeid: str) -> str:
+    """The name of the group of tests that run in one process."""
+    file, _, test = nodeid.removeprefix("tests/").partition("::")
+    module = file.removesuffix(".py")
+    if module.startswith(SINGLE):
+        return f"{module} {test}"
+    part = re.search(DIVIDED[module], test) if module in DIVIDED else None
+    return f"{module} {part[1]}" if part else module
+
+
+def _rank(nodeid: str) -> int:
+    group = _group(nodeid)
+    return ORDER.index(max((start for start in ORDER if group.startswith(start)), key=len))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item], config: pytest.Config) -> None:
+    """The order in which the processes begin the groups."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: _rank(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Gives out the groups, each as a whole."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid)
+
+    config.option.loadscopereorder = False
+    return Groups(config, log)
