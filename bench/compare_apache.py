@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 
-from rig import SETTLED, bench, environment, new_memory, serving, table
+from rig import SETTLED, bench, environment, new_memory, serving, settle, table
 
 LOADS = {
     "8x64": ("8 x 64, 1 KiB", ("send", "-c", "8", "-d", "64")),
@@ -83,6 +83,9 @@ def main() -> None:
                 bench(server, "send", "-c", 8, "-d", 64, "-s", options.warm_up)
                 if "pull" in wanted:
                     bench(server, *BACKLOG)
+            if "fileReservedTime" in settings:
+                for server in (fastmq, apache):
+                    settle(server)
             for name in wanted:
                 title, load = LOADS[name]
                 speed = f"{new_memory():.2f} GB/s"

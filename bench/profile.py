@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from compare_apache import BACKLOG, LOADS
-from rig import SETTLED, bench, new_memory, serving, table
+from rig import SETTLED, bench, new_memory, serving, settle, table
 
 from support.servers import Server
 
@@ -159,6 +159,8 @@ def main() -> None:
             bench(server, "send", "-c", 8, "-d", 64, "-s", 3)
             if name == "pull":
                 bench(server, *BACKLOG)
+            else:
+                settle(server)
             headline, busy, rows = profiled(server, load, options.seconds)
         print(f"\n### {title}\n\n{headline}\n")
         print(table(["thread", "cores", "CPU ns a message", "no core, ns a message"], busy))

@@ -20,20 +20,28 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
 
+from fastmq.protocol.codes import RequestCode  # noqa: E402
 from fastmq.protocol.command import Command, decode_frame, encode_frame  # noqa: E402  (the path is set above)
 from support.servers import ApachePeer, FastmqServer, Server  # noqa: E402  (as above)
 
 LEVELS = "1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h"
 PLAIN = {"enablePropertyFilter": "false", "messageDelayLevel": LEVELS}  # the tests' settings are not ours
 EVERY_HOUR = ";".join(f"{hour:02}" for hour in range(24))
-# a segment is deleted once the next is begun, at most a second later: a log goes round in the same memory
+# a segment is deleted once the next is begun, at most a second later: a log goes round in the same memory. See `settle`
 SETTLED = {"fileReservedTime": "0", "deleteWhen": EVERY_HOUR, "cleanResourceInterval": "1000"}
+FIRST_DELETION_S = 62.0
 
 
 class ApacheForBench(ApachePeer):
     """Apache RocketMQ as one runs it: the full compiler, G1, a heap of `heap`."""
 
     heap = "4g"
+    started_s = 0.0  # of the monotonic clock
+
+    def start(self) -> ApachePeer:
+        super().start()
+        self.started_s = time.monotonic()
+        return self
 
     def _spawn(self, command: Sequence[str], env: Mapping[str, str]) -> None:
         changed = []
@@ -89,6 +97,13 @@ def environment() -> dict[str, str]:
     """With this tree's package on the path, and bytecode cached as usual."""
     env = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     return env | {"PYTHONPATH": str(ROOT / "src")}
+
+
+def settle(server: Server) -> None:
+    """Have a server with SETTLED begin to delete. Asked to, fastmq does so at once, Apache a minute after its start."""
+    Wire(server.broker).ask(RequestCode.DELETE_EXPIRED_COMMITLOG)
+    if isinstance(server, ApacheForBench):
+        time.sleep(max(0.0, server.started_s + FIRST_DELETION_S - time.monotonic()))
 
 
 class Wire:

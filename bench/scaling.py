@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from compare_floor import floor
-from rig import ROOT, SETTLED, bench, bench_at, memory_kib, serving, table
+from rig import ROOT, SETTLED, bench, bench_at, memory_kib, serving, settle, table
 
 from support.servers import Server
 from support.waiting import wait_until
@@ -203,6 +203,7 @@ def main(words: Sequence[str] | None = None) -> None:
             else:
                 title, unit = "length of the log, 8 x 64 in flight", "MB"
                 with serving(SETTLED) as short:
+                    settle(short)
                     pairs = log_length(server, short, options.seconds, options.log_gb)
                 points = [(size, rate) for size, rate, _ in pairs]
                 rows = [
