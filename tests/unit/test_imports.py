@@ -26,6 +26,7 @@ USES = {
     "client": {"protocol", "properties", "clock", "limits", "errors"},
     # the servers know neither each other nor the client
     "broker": {"net", "store", "_store", "protocol", "config", "properties", "clock", "limits", "errors"},
+    "ha": set(),
     "nameserver": {"net", "store", "protocol", "config", "properties", "clock", "limits", "errors"},
     # neither knows the other
     "net": {"_reactor", "protocol", "limits", "errors"},

@@ -1,0 +1,1 @@
+"""Replication between brokers (RocketMQ's HAService); nothing of it is built yet."""
