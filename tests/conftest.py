@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ import fastmq
 # no test is about how fast an example is, and a busy machine is slow now and then
 settings.register_profile("any machine", settings.default, deadline=None)
 settings.load_profile("any machine")
+
+# What a script starts in the background ignores interrupts, and so would every process that a test ends by one.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Tests of a module stay together in one process, so that what they share is started once. Some modules are divided
 # further, by the part of a test's parameters that names the client or server that is shared...

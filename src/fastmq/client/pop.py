@@ -151,15 +151,14 @@ class PopConsumer(SessionUser):
             left = deadline - clock.monotonic()
             if messages:
                 return messages
-            if self._failure is not None and not self._asking:
-                failure, self._failure = self._failure, None
-                if not failure.retryable:
-                    raise failure
+            self._raise_failure()
             await self._ask(max_messages, max(0.0, left))
             if self._ready:
                 continue
-            if left <= 0 and not self._asking:
-                return []
+            if not self._asking:  # there is nobody to ask, and some time has passed
+                if clock.monotonic() >= deadline:
+                    return []
+                continue
             self._arrived = anyio.Event()
             # a request that was sent with the last of our time is answered a little later
             with anyio.move_on_after(max(0.0, left) + 0.5) as scope:
@@ -169,7 +168,15 @@ class PopConsumer(SessionUser):
             if not self._opened:
                 raise ClientClosed("it is closed")
             if clock.monotonic() >= deadline and not self._ready and not self._asking:
+                self._raise_failure()
                 return []
+
+    def _raise_failure(self) -> None:
+        """What the last broker that was asked failed with, unless trying again is all there is to do."""
+        if self._failure is not None and not self._asking:
+            failure, self._failure = self._failure, None
+            if not failure.retryable:
+                raise failure
 
     def __aiter__(self) -> AsyncIterator[ReceivedMessage]:
         return self._iterate()
@@ -189,18 +196,19 @@ class PopConsumer(SessionUser):
         return messages
 
     async def _ask(self, max_messages: int, wait: float) -> None:
-        """Begin a request at each broker that has none."""
+        """Begin a request at each broker that has none; where there is no broker, wait a little."""
         for topic in self._subscriptions:
             try:
                 known = self.session.routes.get(topic)
                 route = await self.session.route(topic, refresh=known is None)
             except TopicNotFound:
-                await anyio.sleep(min(wait, ERROR_SECONDS))
                 continue
             for broker_name in sorted({queue.broker_name for queue in route.read_queues}):
                 if (topic, broker_name) not in self._asking:
                     self._asking.add((topic, broker_name))
                     self._tasks.spawn(self._pop, topic, broker_name, max_messages, min(wait, MAX_POLL_SECONDS))
+        if not self._asking and not self._ready:
+            await anyio.sleep(min(wait, ERROR_SECONDS))
 
     async def _pop(self, topic: str, broker_name: str, max_messages: int, wait: float) -> None:
         session = self.session

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, Self, Unpack, overload
+from typing import Any, Self, TypeVar, Unpack, overload
 
 from fastmq.client import producer as aproducer
 from fastmq.client.errors import ClientClosed
@@ -15,6 +15,9 @@ from fastmq.protocol.bodies.config import (
     MessageQueue,
 )
 from fastmq.sync.loop import Blocking, Where, inner_where
+from fastmq.sync.pipe import Pipe, Put
+
+T = TypeVar("T")
 
 
 class Receipt:
@@ -38,6 +41,28 @@ class Producer(Blocking[aproducer.Producer]):
 
     def __init__(self, where: Where = None, group: str = DEFAULT_GROUP, **options: Unpack[ProducerOptions]) -> None:
         super().__init__(lambda: aproducer.Producer(inner_where(where), group, **options))
+        self._traced = options.get("telemetry", False)
+        self._pipe: Pipe | None = None
+
+    def open(self) -> Self:
+        """What `with` does at its begin."""
+        super().open()
+        assert self._portal is not None
+        self._pipe = None if self._traced else Pipe(self._it, self._portal.start_task_soon)
+        return self
+
+    def _before_close(self) -> None:
+        pipe, self._pipe = self._pipe, None
+        if pipe is not None:
+            pipe.wait()
+
+    def _run(self, call: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any) -> T:
+        """Behind what this thread has begun before."""
+        pipe = self._pipe
+        if pipe is not None:
+            self._check()
+            pipe.wait()
+        return super()._run(call, *args, **kwargs)
 
     @overload
     def send(
@@ -59,18 +84,17 @@ class Producer(Blocking[aproducer.Producer]):
     def send_async(
         self, message: Message, *, queue: MessageQueue | None = None, selector: Selector | None = None
     ) -> Receipt:
-        """Begin a send; waits only while too many are in flight."""
-        future: Future[SendResult] = Future()
-        future.set_running_or_notify_cancel()
+        """Begin a send; waits only while too many are in flight.
 
-        def ended(receipt: aproducer.Receipt) -> None:
-            try:
-                future.set_result(receipt.result())
-            except Exception as error:
-                future.set_exception(error)
-
-        self._run(self._it.send_async, message, queue=queue, selector=selector, callback=ended)
-        return Receipt(future)
+        What is wrong with the message is said by the receipt, too.
+        """
+        pipe = self._pipe
+        if pipe is None:  # not open, or traced: a span belongs to what this thread is doing now
+            one = Put(message, queue, selector)
+            self._run(self._it.send_async, message, queue=queue, selector=selector, callback=one.ended)
+            return Receipt(one.future)
+        self._check()
+        return Receipt(pipe.put(message, queue, selector))
 
     def send_batch(
         self, messages: Sequence[Message], *, queue: MessageQueue | None = None, timeout: float | None = None

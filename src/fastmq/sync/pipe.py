@@ -1,0 +1,124 @@
+"""The way of pipelined sends from the threads that begin them into the loop."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any, Final
+
+import anyio.lowlevel
+
+from fastmq.client import producer as aproducer
+from fastmq.client.errors import ClientClosed
+from fastmq.client.messages import Message, SendResult
+from fastmq.client.producer import Selector
+from fastmq.protocol.bodies.config import MessageQueue
+
+MOST_WAITING: Final = 1_000
+
+_Start = Callable[[Callable[[], Coroutine[Any, Any, None]]], object]
+
+
+class Put:
+    """A send on its way into the loop; without a message a mark, which ends when all before it have begun."""
+
+    __slots__ = ("future", "message", "queue", "selector")
+
+    def __init__(self, message: Message | None, queue: MessageQueue | None, selector: Selector | None) -> None:
+        self.message = message
+        self.queue = queue
+        self.selector = selector
+        self.future: Future[Any] = Future()
+        self.future.set_running_or_notify_cancel()
+
+    def ended(self, receipt: aproducer.Receipt) -> None:
+        """The producer's callback."""
+        try:
+            self.future.set_result(receipt.result())
+        except Exception as error:
+            self.future.set_exception(error)
+
+
+class Pipe:
+    """Threads put sends in, one task of the loop takes all that are there at once, in their order.
+
+    A thread waits while `MOST_WAITING` of them are there: then the producer has as many in flight as it may.
+    """
+
+    def __init__(self, producer: aproducer.Producer, start: _Start) -> None:
+        self._producer = producer
+        self._start = start
+        self._changed = threading.Condition()
+        self._waiting: deque[Put] = deque()
+        self._taken: deque[Put] = deque()
+        self._working = False  # a task of the loop will look again
+
+    def put(self, message: Message, queue: MessageQueue | None, selector: Selector | None) -> Future[SendResult]:
+        """Begin a send. The future ends as the send does, also if the message cannot be sent at all."""
+        one = Put(message, queue, selector)
+        with self._changed:
+            while len(self._waiting) >= MOST_WAITING:
+                self._changed.wait()
+            start, self._working = not self._working, True
+            self._waiting.append(one)
+        if start:  # not under the lock: it waits for the loop, which may be waiting for the lock
+            try:
+                self._start(self._work_off)
+            except RuntimeError as error:
+                self._give_up()
+                raise ClientClosed("it is closed") from error
+        return one.future
+
+    def wait(self) -> None:
+        """Wait until the producer has begun all that was put in before."""
+        mark = Put(None, None, None)
+        with self._changed:
+            if not self._working:
+                return
+            self._waiting.append(mark)
+        mark.future.result()
+
+    async def _work_off(self) -> None:
+        try:
+            while self._take():
+                while self._taken:
+                    await self._begin(self._taken[0])
+                    self._taken.popleft()
+                await anyio.lowlevel.checkpoint()  # the answers have to be read meanwhile
+        except BaseException:
+            self._give_up()
+            raise
+
+    def _take(self) -> bool:
+        with self._changed:
+            self._taken, self._waiting = self._waiting, self._taken
+            self._working = bool(self._taken)
+            self._changed.notify_all()
+            return self._working
+
+    async def _begin(self, one: Put) -> None:
+        if one.message is None:
+            one.future.set_result(None)
+            return
+        begin = functools.partial(self._producer.send_async, one.message, queue=one.queue, selector=one.selector)
+        try:
+            await begin(callback=one.ended)
+        except Exception as error:
+            one.future.set_exception(error)
+
+    def _give_up(self) -> None:
+        """The loop has ended: nothing that waits is sent any more."""
+        with self._changed:
+            left = [*self._taken, *self._waiting]
+            self._taken.clear()
+            self._waiting.clear()
+            self._working = False
+            self._changed.notify_all()
+        for one in left:
+            if one.message is None:
+                one.future.set_result(None)
+            else:
+                one.future.set_exception(ClientClosed("closed before it was sent"))
