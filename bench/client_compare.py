@@ -28,7 +28,7 @@ from rig import ROOT, ApacheForBench, bench, environment, serving, table
 
 from fastmq import sync
 from support import toolchains
-from support.servers import JVM_MODULES, Server, _accepts, free_port_block
+from support.servers import JVM_MODULES, PortBlock, Server, _accepts
 from support.waiting import wait_until
 
 FOLDER = ROOT / "bench" / "clients"
@@ -87,7 +87,8 @@ class ApacheWithProxy(ApacheForBench):
 
     def __init__(self, *arguments: object) -> None:
         super().__init__(*arguments)  # type: ignore[arg-type]
-        self.grpc_port = free_port_block(2)
+        self.grpc_ports = PortBlock()
+        self.grpc_port = self.grpc_ports.first
 
     def _spawn(self, command: Sequence[str], env: dict[str, str]) -> None:  # type: ignore[override]
         words = list(command)

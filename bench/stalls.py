@@ -8,6 +8,7 @@ Each disturbance is measured in turn with quiet runs on the same server; shown a
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import functools
 import os
@@ -143,7 +144,9 @@ def nothing(_server: Server) -> AbstractContextManager[object]:
 
 
 def main() -> None:
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 8.0
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("seconds", nargs="?", type=float, default=8.0, help="of each run")
+    seconds = parser.parse_args().seconds
     rows = []
     with serving() as server:
         rows.append(in_turn("nothing (how far quiet runs differ)", server, seconds, nothing))

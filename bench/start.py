@@ -5,6 +5,7 @@ PYTHONPATH=src python bench/start.py [RUNS]
 
 from __future__ import annotations
 
+import argparse
 import os
 import statistics
 import subprocess
@@ -44,7 +45,9 @@ def one_run(folder: str) -> tuple[float, int, int]:
 
 
 def main() -> None:
-    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 9
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="?", type=int, default=9)
+    runs = parser.parse_args().runs
     results = []
     for _ in range(runs):
         with tempfile.TemporaryDirectory() as folder:
