@@ -49,6 +49,7 @@ class World:
     port: int
     begun: set[bytes] = field(default_factory=set)  # acknowledged half messages
     tried: set[bytes] = field(default_factory=set)  # sent, answered or not
+    told: set[bytes] = field(default_factory=set)  # decisions sent, answered or not
     decided: set[bytes] = field(default_factory=set)  # the broker took the decision
     asked: Counter[bytes] = field(default_factory=Counter)
     again: int = 0  # decisions that had been acknowledged before a kill, and were asked for again
@@ -105,6 +106,7 @@ class Producer:
             self.decide(half)
 
     def decide(self, half: Half) -> None:
+        self.world.told.add(half.body)
         answer = self.producer.end(half, fate_of(half.body))
         if answer.code == 0:
             self.world.decided.add(half.body)
@@ -131,7 +133,8 @@ def settle(world: World) -> Counter[bytes]:
 
         def nothing_is_open() -> bool:
             producer.answer_checks(0.3)
-            return not world.open and open_transactions(world.port) == 0
+            # a decision that was stored when the kill took its answer is not asked for again
+            return world.begun <= world.told and open_transactions(world.port) == 0
 
         wait_until(nothing_is_open, "every transaction is decided, and the broker knows it", 90)
     wanted = {body for body in world.begun if fate_of(body) == COMMIT}
