@@ -10,11 +10,15 @@ import anyio.abc
 import anyio.lowlevel
 import pytest
 
-from fastmq.client.errors import RequestTimeout
+import fastmq
+from fastmq.client.errors import ClientError, RequestTimeout
 from fastmq.client.offsets import RemoteOffsets
 from fastmq.client.session import Session
-from fastmq.protocol.bodies import MessageQueue
+from fastmq.protocol.bodies import MessageQueue, dumps
+from fastmq.protocol.bodies._read import read_object
+from fastmq.protocol.codes import RequestCode, ResponseCode
 from fastmq.protocol.command import Command
+from unit.client_rig import FakeCluster
 
 QUEUE = MessageQueue("t", "a", 0)
 Run = Callable[..., None]
@@ -32,7 +36,7 @@ class Broker:
         self.stored: list[int] = []
         self.refuse = False
 
-    async def call_broker(self, name: str, request: Command, *, any_other: bool = False) -> Command:
+    async def call_broker(self, name: str, request: Command, *, any_other: bool, **_: float) -> Command:
         if self.refuse:
             raise RequestTimeout("too late")
         may_run, done = anyio.Event(), anyio.Event()
@@ -49,8 +53,9 @@ class Broker:
         return request.reply()
 
     async def each(self, calls: Sequence[tuple[Callable[[Any], Any], object]]) -> None:
-        for call, argument in calls:
-            await call(argument)
+        async with anyio.create_task_group() as group:
+            for call, argument in calls:
+                group.start_soon(call, argument)
 
     async def carry_out_the_newest_first(self) -> None:
         """Until nothing is left to do."""
@@ -115,11 +120,35 @@ def test_what_a_broker_does_not_take_is_stored_the_next_time(run: Run) -> None:
     async def scenario(broker: Broker, offsets: RemoteOffsets, tasks: anyio.abc.TaskGroup) -> None:
         offsets.update(QUEUE, 3)
         broker.refuse = True
-        await offsets.persist()
+        assert isinstance(await offsets.persist(), RequestTimeout)
         broker.refuse = False
-        tasks.start_soon(offsets.persist)
+        outcomes: list[ClientError | None] = []
+
+        async def again() -> None:
+            outcomes.append(await offsets.persist())
+
+        tasks.start_soon(again)
         await broker.carry_out_the_newest_first()
         assert broker.stored == [3]
+        assert outcomes == [None]
+
+    run(scenario)
+
+
+def test_the_first_offset_of_a_topic_is_there_before_others_come(run: Run) -> None:
+    """Two threads of Apache RocketMQ that each store the first one lose one of them."""
+
+    async def scenario(broker: Broker, offsets: RemoteOffsets, tasks: anyio.abc.TaskGroup) -> None:
+        for queue_id in range(3):
+            offsets.update(MessageQueue("t", "a", queue_id), 10 + queue_id)
+            offsets.update(MessageQueue("u", "a", queue_id), 20 + queue_id)
+        tasks.start_soon(offsets.persist)
+        await anyio.wait_all_tasks_blocked()
+        first = [offset for offset, _ in broker.waiting]
+        assert sorted(offset // 10 for offset in first) == [1, 2]
+        await broker.carry_out_the_newest_first()
+        assert sorted(broker.stored[:2]) == sorted(first)
+        assert sorted(broker.stored) == [10, 11, 12, 20, 21, 22]
 
     run(scenario)
 
@@ -133,3 +162,37 @@ def test_others_queues_stay_as_they_are(run: Run) -> None:
         await anyio.lowlevel.checkpoint()
 
     run(scenario)
+
+
+def _group_of_one(cluster: FakeCluster) -> None:
+    """The cluster has a group with the one member that asks, and an empty queue; it stores no offsets."""
+    empty = {"offset": "0", "nextBeginOffset": "0", "minOffset": "0", "maxOffset": "0", "suggestWhichBrokerId": "0"}
+
+    def members(request: Command) -> Command:
+        heartbeat = read_object(cluster.asked(RequestCode.HEART_BEAT)[-1].body, "a heartbeat")
+        return request.reply(body=dumps({"consumerIdList": [heartbeat["clientID"]]}))
+
+    cluster.answers |= {
+        RequestCode.GET_CONSUMER_LIST_BY_GROUP: members,
+        RequestCode.QUERY_CONSUMER_OFFSET: lambda request: request.reply(ext={"offset": "7"}),
+        RequestCode.PULL_MESSAGE: lambda request: request.reply(ResponseCode.PULL_NOT_FOUND, ext=empty),
+        RequestCode.UPDATE_CONSUMER_OFFSET: lambda request: request.reply(ResponseCode.SYSTEM_ERROR, "disk full"),
+    }
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_who_commits_is_told_when_a_broker_does_not_store_it(backend: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        cluster = FakeCluster()
+        _group_of_one(cluster)
+        async with cluster.running(), fastmq.Consumer(cluster.address, "g", "t") as consumer:
+            await consumer.wait_assigned()
+            with pytest.raises(fastmq.BrokerError, match="disk full"):
+                await consumer.commit()
+            cluster.answers[RequestCode.UPDATE_CONSUMER_OFFSET] = lambda request: request.reply()
+            await consumer.commit()
+            _group_of_one(cluster)
+        assert "messages of g will come again" in caplog.text
+        assert "disk full" in caplog.text
+
+    anyio.run(scenario, backend=backend)

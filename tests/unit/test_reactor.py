@@ -125,6 +125,23 @@ def test_the_end_of_a_connection_comes_after_its_frames(bench: Bench) -> None:
     assert bench.reactor.connections() == []
 
 
+def test_what_a_client_sent_before_it_left_is_read_though_its_answers_cannot_be_written(bench: Bench) -> None:
+    """A consumer that leaves tells its offsets with requests that nothing answers, and may leave answers unread."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    bench.stack.callback(listener.close)
+    sock = socket.create_connection(listener.getsockname())
+    theirs = listener.accept()[0]
+    theirs.setblocking(False)
+    connection = bench.reactor.add(theirs.detach(), 0)
+    assert bench.reactor.send(connection, bytes(16 << 20))
+    bench.reactor.turn(0)
+    sock.sendall(frame(1) + frame(2))
+    sock.close()  # with unread bytes: a reset
+    assert bench.frames(3) == [(connection, 0, frame(1)), (connection, 0, frame(2)), (connection, 0, None)]
+    assert not bench.reactor.send(connection, b"late")
+    assert bench.reactor.connections() == []
+
+
 def test_answers_that_the_socket_does_not_take_at_once_arrive_whole(bench: Bench) -> None:
     sock, connection = bench.connect()
     answer = frame(1, bytes(range(256)) * 8192)

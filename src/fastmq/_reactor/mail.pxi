@@ -125,7 +125,7 @@ cdef void do_posted(Reactor r) noexcept nogil:
             pass
         elif one.kind == POST_DONE:
             dealt_with(c, one.code)
-        elif not c.closing:
+        elif not c.closing and not c.mute:
             if one.owner != NULL:
                 add_piece(r, c, one)
                 continue

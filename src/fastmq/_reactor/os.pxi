@@ -6,7 +6,7 @@ from libc.string cimport memcmp, memcpy, memmove, memset, strlen
 
 cdef extern from "<errno.h>" nogil:
     int errno
-    enum: EAGAIN, EINTR
+    enum: EAGAIN, ECONNRESET, EINTR, EPIPE
 
 cdef extern from "<unistd.h>" nogil:
     int c_close "close"(int fd)

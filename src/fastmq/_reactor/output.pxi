@@ -35,10 +35,17 @@ cdef void drop_pieces(Reactor r, Connection* c) noexcept nogil:
     c.pieces_bytes = 0
 
 
+cdef void drop_output(Reactor r, Connection* c) noexcept nogil:
+    buffer_free(&c.output)
+    drop_pieces(r, c)
+
+
 cdef void queue_output(Reactor r, Connection* c, const uint8_t* data, size_t length) noexcept nogil:
     """Bytes for the end of the turn."""
     cdef Post* one
     cdef bint kept = True
+    if c.mute:
+        length = 0
     if c.pieces == NULL:
         kept = length == 0 or buffer_append(&c.output, data, length)
     elif c.last_piece.owner == NULL:
@@ -51,8 +58,7 @@ cdef void queue_output(Reactor r, Connection* c, const uint8_t* data, size_t len
             add_piece(r, c, one)
     if not kept:
         c.closing = True
-        c.output.begin = c.output.end
-        drop_pieces(r, c)
+        drop_output(r, c)
     mark_dirty(r, c)
 
 
@@ -122,6 +128,13 @@ cdef bint write_output(Reactor r, Connection* c) noexcept nogil:
                 continue
             if errno == EAGAIN:
                 break
+            if (errno == EPIPE or errno == ECONNRESET) and not c.closing:
+                # nobody is there any more, but what they sent before they left may still wait here: offsets, say, that
+                # nothing answers. Reading finds their end behind it.
+                c.mute = True
+                drop_output(r, c)
+                set_events(r, c)
+                return True
             connection_close(r, c, END_CLOSED)
             return False
         r.sent_bytes += n

@@ -57,6 +57,7 @@ cdef struct Connection:
     size_t cold_bytes
     bint dirty                      # on the turn's list of connections with fresh output
     bint closing                    # closes once its output is written
+    bint mute                       # it takes no more output; what it sent before its end is still read
     uint8_t host[20]
     int32_t host_length
 

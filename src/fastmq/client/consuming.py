@@ -51,6 +51,7 @@ log = logging.getLogger("fastmq.client")
 REBALANCE_SECONDS: Final = 20.0
 UNBALANCED_SECONDS: Final = 1.0
 PERSIST_SECONDS: Final = 5.0
+CLOSE_SECONDS: Final = 6.0  # for the last offsets and for leaving the group
 SUSPEND_SECONDS: Final = 15.0
 ERROR_SECONDS: Final = 1.0
 BUSY_SECONDS: Final = 0.02
@@ -170,8 +171,10 @@ class QueueConsumer(SessionUser):
         await self._drain()
         await self._tasks.stop()
         self._note_offsets()
-        with anyio.move_on_after(5):
-            await self._offsets.persist()
+        with anyio.move_on_after(CLOSE_SECONDS):
+            failure = await self._offsets.persist()
+            if failure is not None:
+                log.warning("messages of %s will come again, not all offsets are stored: %s", self.group, failure)
             await self._leave()
             await self.session.remove_consumer(self._wire_group, self)
         self._assigned.clear()

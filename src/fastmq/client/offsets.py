@@ -12,7 +12,7 @@ from typing import Protocol
 import anyio
 import anyio.to_thread
 
-from fastmq.client.errors import BrokerError, ClientError
+from fastmq.client.errors import BrokerError, ClientError, RequestTimeout
 from fastmq.client.session import Session, command
 from fastmq.errors import ProtocolError
 from fastmq.protocol.bodies import dumps
@@ -37,8 +37,8 @@ class Offsets(Protocol):
     def known(self, queue: MessageQueue) -> int | None:
         """The offset as last loaded or updated."""
 
-    async def persist(self, queues: Collection[MessageQueue] | None = None) -> None:
-        """Store them. What cannot be stored now will be later; nothing is raised."""
+    async def persist(self, queues: Collection[MessageQueue] | None = None) -> ClientError | None:
+        """Store them. What cannot be stored now will be later: why it cannot is given back, not raised."""
 
     def forget(self, queue: MessageQueue) -> None:
         """The queue belongs to somebody else now."""
@@ -84,28 +84,37 @@ class RemoteOffsets:
         self._offsets[queue] = offset
         return offset
 
-    async def persist(self, queues: Collection[MessageQueue] | None = None) -> None:
+    async def persist(self, queues: Collection[MessageQueue] | None = None) -> ClientError | None:
         # brokers serve requests side by side: an older offset that is still under way could win over a newer one. So
         # one call ends before the next begins, also when whoever made it is cancelled
         async with self._one_at_a_time:
             with anyio.move_on_after(PERSIST_SECONDS, shield=True):
-                await self._persist(queues)
+                return await self._persist(queues)
+        return RequestTimeout(f"the offsets of {self._group} were not stored within {PERSIST_SECONDS:g} s")
 
-    async def _persist(self, queues: Collection[MessageQueue] | None) -> None:
+    async def _persist(self, queues: Collection[MessageQueue] | None) -> ClientError | None:
         # also what has not changed: a broker that crashed may have lost the last seconds of what it was told
         known = [(queue, offset) for queue, offset in self._offsets.items() if queues is None or queue in queues]
+        failure: ClientError | None = None
 
         async def store(item: tuple[MessageQueue, int]) -> None:
+            nonlocal failure
             queue, offset = item
             fields = {**self._fields(queue), "commitOffset": str(offset)}
+            request = command(RequestCode.UPDATE_CONSUMER_OFFSET, fields)
             try:
-                await self._session.call_broker(
-                    queue.broker_name, command(RequestCode.UPDATE_CONSUMER_OFFSET, fields), any_other=True
-                )
+                await self._session.call_broker(queue.broker_name, request, timeout=PERSIST_SECONDS, any_other=True)
             except ClientError as error:
+                failure = error
                 log.info("the offset %d of %s is not stored yet: %s", offset, queue, error)
 
-        await self._session.each([(store, item) for item in known])
+        # Apache makes a table for a group's offsets of a topic with the first of them. When two first ones come at the
+        # same time, one table replaces the other and an offset is lost. So one of each topic and broker goes ahead
+        ahead = {(item[0].topic, item[0].broker_name): item for item in known}
+        others = [item for item in known if ahead[item[0].topic, item[0].broker_name] is not item]
+        for items in (ahead.values(), others):
+            await self._session.each([(store, item) for item in items])
+        return failure
 
 
 class LocalOffsets:
@@ -146,15 +155,18 @@ class LocalOffsets:
                 log.warning("the offsets in %s cannot be read: %s", path, error)
         return {}
 
-    async def persist(self, queues: Collection[MessageQueue] | None = None) -> None:
+    async def persist(self, queues: Collection[MessageQueue] | None = None) -> ClientError | None:
         if not self._dirty:
-            return
+            return None
         self._dirty = False
         try:
             await anyio.to_thread.run_sync(self._write, dumps({"offsetTable": dict(self._offsets)}))
         except OSError as error:
             self._dirty = True
-            log.warning("the offsets cannot be written to %s: %s", self._path, error)
+            failure = ClientError(f"the offsets cannot be written to {self._path}: {error}")
+            log.warning("%s", failure)
+            return failure
+        return None
 
     def _write(self, text: bytes) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)

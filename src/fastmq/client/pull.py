@@ -139,7 +139,9 @@ class Consumer(QueueConsumer):
         self._given = kept
 
     async def commit(self, message: ReceivedMessage | None = None) -> None:
-        """Everything given out so far is done, or everything up to `message` in its queue. Stores it at once."""
+        """Everything given out so far is done, or everything up to `message` in its queue. Stores it at once, and
+        raises ClientError if it is not all stored; it is tried again every few seconds then.
+        """
         self.session.check_open()
         if message is None:
             for assigned, one in self._given:
@@ -156,9 +158,11 @@ class Consumer(QueueConsumer):
         await self.store()
 
     async def store(self) -> None:
-        """Store how far it has come, now instead of in a few seconds."""
+        """Store how far it has come, now instead of in a few seconds. Raises as `commit` does."""
         self._note_offsets()
-        await self._offsets.persist()
+        failure = await self._offsets.persist()
+        if failure is not None:
+            raise failure
 
     async def committed(self, queue: MessageQueue) -> int | None:
         """The offset that is stored for a queue, None without one."""

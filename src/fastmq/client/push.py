@@ -250,7 +250,11 @@ class PushConsumer(QueueConsumer):
         if assigned.dropped:
             return
         if failure is not None and not self.broadcasting:
-            kept = await self._send_back_all(assigned, messages, failure)
+            self._running += 1
+            try:
+                kept = await self._send_back_all(assigned, messages, failure)
+            finally:
+                self._ended_one()
             if kept:
                 self._tasks.spawn(self._again, assigned, kept)
                 messages = [one for one in messages if one not in kept]
@@ -297,9 +301,7 @@ class PushConsumer(QueueConsumer):
             if not isinstance(error, RetryLater):
                 log.warning("the listener of %s failed with %r", self.group, messages[0], exc_info=error)
         finally:
-            self._running -= 1
-            if not self._running and self._drained is not None:
-                self._drained.set()
+            self._ended_one()
         now = clock.monotonic()
         if self._tracer is not None and traced is not None:
             code = 0 if failure is None else 1 if isinstance(failure, TimeoutError) else 2
@@ -308,6 +310,12 @@ class PushConsumer(QueueConsumer):
             self._tracer.consumed(traced, messages, self.group, clock.wall_ms(), cost_ms, code)
         self.statistics.consumed(assigned.queue.topic, failure is None, now - begin, now, len(messages))
         return failure
+
+    def _ended_one(self) -> None:
+        """A listener, or what followed from it, is over; `_drain` waits for the last."""
+        self._running -= 1
+        if not self._running and self._drained is not None:
+            self._drained.set()
 
     # --- again -------------------------------------------------------------------------------------------------------
 

@@ -356,6 +356,7 @@ func offsetsKept(c *ctx) {
 	got := &inbox{}
 	stop := c.push(c.name("g"), topic, "*", got.listen)
 	got.awaitOnce(c, 40*time.Second, first)
+	c.awaitCommitted(c.name("g"), topic, 2)
 	c.must(stop(), "the consumer shuts down")
 	second := c.sendMany(topic, "second ", 20)
 	rest := &inbox{}
@@ -402,6 +403,7 @@ func restartOffsets1(c *ctx) {
 	got := &inbox{}
 	stop := c.push(c.name("g"), topic, "*", got.listen)
 	got.awaitOnce(c, 40*time.Second, first)
+	c.awaitCommitted(c.name("g"), topic, 2)
 	c.must(stop(), "the consumer shuts down")
 	kept.Store(c.name("state"), c.sendMany(topic, "waiting ", 10))
 }

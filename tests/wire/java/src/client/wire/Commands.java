@@ -199,8 +199,6 @@ final class Commands {
         DefaultMQPushConsumer consumer = ctx.newPush(ctx.param("group", null));
         consumer.subscribe(ctx.param("topic", null), ctx.param("tags", "*"));
         consumer.registerMessageListener(inbox.concurrently());
-        // the last listeners return before the offsets are committed for good
-        consumer.setAwaitTerminationMillisWhenShutdown(5_000);
         ctx.started(consumer);
         int count = ctx.number("count", 1);
         ctx.await(ctx.number("millis", 20_000), () -> inbox.distinct().size() >= count, "%d messages arrive", count);

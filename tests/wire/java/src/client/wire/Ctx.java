@@ -119,6 +119,8 @@ final class Ctx implements AutoCloseable {
         consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
         consumer.setConsumeThreadMin(4);
         consumer.setConsumeThreadMax(4);
+        // by default a shutdown stores the offsets without what the last listeners have just done
+        consumer.setAwaitTerminationMillisWhenShutdown(5_000);
         return consumer;
     }
 

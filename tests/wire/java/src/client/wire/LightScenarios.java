@@ -202,7 +202,6 @@ final class LightScenarios {
     }
 
     private static void join(Ctx ctx, DefaultMQPushConsumer consumer, String topic, MessageQueue queue) throws Exception {
-        consumer.setAwaitTerminationMillisWhenShutdown(5_000);
         ctx.started(consumer);
         know(ctx, consumer.getDefaultMQPushConsumerImpl().getmQClientFactory(), topic, queue);
         consumer.getDefaultMQPushConsumerImpl().updateTopicSubscribeInfo(queue.getTopic(), new HashSet<>(Set.of(queue)));
