@@ -1,5 +1,6 @@
 """State files survive a stop at any moment."""
 
+import errno
 import json
 import os
 
@@ -62,6 +63,26 @@ def test_the_next_save_does_not_overwrite_the_only_good_copy(path):
     assert load_json(path) == {"n": 1}
     save_json(path, '{"n":3}')
     assert load_json(path) == {"n": 3}
+
+
+@pytest.mark.parametrize("call", ["open", "write", "fsync"])
+@pytest.mark.parametrize("earlier", [0, 1, 2])
+def test_saves_on_a_full_disk_leave_the_last_good_content(path, monkeypatch, call, earlier):
+    """The broker tries again every few seconds: no number of failures may use up the good copies."""
+    for number in range(1, earlier + 1):
+        save_json(path, f'{{"n":{number}}}')
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, full)
+        for _ in range(4):
+            with pytest.raises(OSError, match="No space"):
+                save_json(path, '{"n":9}')
+    assert load_json(path) == ({"n": earlier} if earlier else None)
+    save_json(path, '{"n":9}')
+    assert load_json(path) == {"n": 9}
 
 
 def test_damage_to_both_copies_is_told_with_their_names(path):

@@ -12,11 +12,13 @@ whole and on disk:
     5 sync the folder             new, for sure old
 
 Reading takes <file>, and <file>.bak when <file> is missing, empty or not JSON. A file that cannot be read is moved to
-`<file>.broken` then: step 1 of the next save would otherwise put it in the place of the only good copy.
+`<file>.broken` then: step 1 of the next save would otherwise put it in the place of the only good copy. For the same
+reason a save that fails, on a full disk say, puts the old content back.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -38,21 +40,31 @@ def save_steps(path: str, data: bytes) -> Iterator[str]:
     """The steps of `save_json`, named after they were done: a test stops between any two of them."""
     folder = os.path.dirname(path) or "."
     os.makedirs(folder, exist_ok=True)
-    if os.path.exists(path):
+    has_old = os.path.exists(path)
+    if has_old:
         os.replace(path, path + BACKUP_SUFFIX)
-        yield "renamed"
-        sync_folder(folder)
-        yield "rename synced"
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
-        yield "created"
-        left = memoryview(data)
-        while left:
-            left = left[os.write(descriptor, left) :]
-        yield "written"
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        if has_old:
+            yield "renamed"
+            sync_folder(folder)
+            yield "rename synced"
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
+            yield "created"
+            left = memoryview(data)
+            while left:
+                left = left[os.write(descriptor, left) :]
+            yield "written"
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        with contextlib.suppress(OSError):
+            if has_old:
+                os.replace(path + BACKUP_SUFFIX, path)
+            else:
+                os.unlink(path)
+        raise
     yield "synced"
     sync_folder(folder)
     yield "done"
