@@ -25,6 +25,9 @@ from support.waiting import wait_until
 
 SOURCE = str(Path(fastmq.__file__).parents[1])
 
+# not the blocking face: a thread cannot be cancelled
+what_can_be_cancelled = pytest.mark.parametrize("face", ["asyncio", "trio"], indirect=True)
+
 
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[Server]:
@@ -138,10 +141,8 @@ def test_cancelled_sends_leave_nothing_behind(face: Face, own_server: Server) ->
     face.run(scenario)
 
 
+@what_can_be_cancelled
 def test_cancelling_the_scope_around_a_consumer_stores_its_offsets(face: Face, own_server: Server) -> None:
-    if face.name == "sync":
-        pytest.skip("a thread cannot be cancelled")
-
     async def scenario(f: Any) -> None:
         async with f.Producer(own_server.namesrv) as producer:
             queue = (await producer.queues("t"))[0]
@@ -221,11 +222,9 @@ def test_a_slow_listener_holds_pulling_back(face: Face, own_server: Server) -> N
     face.run(scenario)
 
 
+@what_can_be_cancelled
 @pytest.mark.parametrize("orderly", [False, True])
 def test_a_listener_that_never_ends_is_ended(face: Face, own_server: Server, orderly: bool) -> None:
-    if face.name == "sync":
-        pytest.skip("a thread cannot be cancelled")
-
     async def scenario(f: Any) -> None:
         received: list[str] = []
 
