@@ -15,16 +15,20 @@ from fastmq.protocol.command import Command, FrameSplitter, decode_frame, encode
 V4_9_7 = 407
 V5_3_3 = 479
 
-Answer = Callable[[Command], Command]
+Answer = Callable[[Command], Command | None]
 
 
 class FakeCluster:
-    """One broker `a` with two queues for each topic. `answers`: what it says to a code; others get code 3."""
+    """One broker `a` with two queues for each topic. `answers`: what it says to a code, nothing if that is None;
+    others get code 3.
+    """
 
     def __init__(self, answers: Mapping[int, Answer] | None = None, version: int = V5_3_3) -> None:
         self.version = version
         self.requests: list[Command] = []
         self.address = ""
+        self.deaf: anyio.Event | None = None
+        """Until when it reads nothing more of what comes."""
         self.answers: dict[int, Answer] = {
             RequestCode.GET_ROUTEINFO_BY_TOPIC: self._route,
             RequestCode.GET_BROKER_CLUSTER_INFO: self._cluster,
@@ -59,12 +63,17 @@ class FakeCluster:
         async with stream:
             try:
                 while True:
-                    for frame in splitter.feed(await stream.receive()):
+                    data = await stream.receive()
+                    if self.deaf is not None:
+                        await self.deaf.wait()
+                    for frame in splitter.feed(data):
                         request = decode_frame(frame)
                         self.requests.append(request)
                         answer = self.answers.get(request.code)
                         refusal = ResponseCode.REQUEST_CODE_NOT_SUPPORTED
                         reply = answer(request) if answer else request.reply(refusal, f"{request.code} is not known")
+                        if reply is None:
+                            continue
                         reply.version = self.version
                         if not request.is_oneway:
                             await stream.send(encode_frame(reply))

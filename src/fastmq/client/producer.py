@@ -12,7 +12,7 @@ from typing import Self, Unpack
 
 import anyio
 
-from fastmq.client.errors import RequestReplyTimeout
+from fastmq.client.errors import ClientError, RequestReplyTimeout, RequestTimeout
 from fastmq.client.messages import Message, ReceivedMessage, SendResult
 from fastmq.client.prepared import Selector, properties_text
 from fastmq.client.receipt import Receipt
@@ -321,6 +321,18 @@ class Transaction:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        producer = self._producer
         state = self.state if error is None else TransactionState.ROLLBACK
-        with anyio.move_on_after(self._producer.session.request_timeout, shield=True):
-            await self._producer.end_transaction(self.half, state, remark=None if error is None else repr(error))
+        try:
+            with anyio.fail_after(producer.session.request_timeout, shield=True):
+                await producer.end_transaction(self.half, state, remark=None if error is None else repr(error))
+        except TimeoutError:
+            failure: ClientError = RequestTimeout(f"the end of {self!r} could not be sent in time")
+        except ClientError as caught:
+            failure = caught
+        else:
+            return
+        if error is None:
+            raise failure
+        # what ended the block is what its user has to see; the broker will ask what became of it
+        log.warning("%r is not rolled back yet: %s", self, failure)

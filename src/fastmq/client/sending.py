@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import random
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Final, Unpack, overload
@@ -110,6 +111,7 @@ class Sender(SessionUser):
         )
         self._timeout = timeout
         self._try_timeout = try_timeout
+        self._first_timeout = min(timeout, try_timeout)
         self._retries = retries
         self._retry_not_stored_ok = retry_not_stored_ok
         self._max_in_flight = max_in_flight
@@ -120,6 +122,7 @@ class Sender(SessionUser):
         self._trace_sender: Sender | None = None
         self._tasks: Tasks
         self._turns: dict[str, int] = {}
+        self._first_turn = random.getrandbits(15)  # many producers of one message each are not to take the same queue
         self._in_flight = 0
         self._in_flight_bytes = 0
         self._room: anyio.Event | None = None
@@ -267,8 +270,10 @@ class Sender(SessionUser):
         self._in_flight_bytes += prepared.size
         backlog = self._backlogs.get(prepared.topic) if self._backlogs else None
         if backlog is not None:
+            flight.sent_at = session.clock.monotonic()
             backlog.append(flight)
         elif not self._post(session, prepared, flight):
+            flight.sent_at = session.clock.monotonic()
             self._backlogs[prepared.topic] = deque([flight])
             session.background.spawn(self._work_off, prepared.topic)
         return flight
@@ -318,7 +323,7 @@ class Sender(SessionUser):
             return chosen
         if message.sharding_key is not None:
             return queues[abs(m.java_hash(message.sharding_key)) % len(queues)]
-        turn = self._turns[prepared.topic] = self._turns.get(prepared.topic, -1) + 1
+        turn = self._turns[prepared.topic] = self._turns.get(prepared.topic, self._first_turn) + 1
         if not avoid and (self._latencies is None or self._latencies.all_well):
             return queues[turn % len(queues)]
         return (self._latencies or Latencies()).choose(
@@ -428,7 +433,7 @@ class Sender(SessionUser):
     def _trace(self, prepared: Prepared, queue: MessageQueue, result: SendResult | None, begin: float) -> None:
         if self._tracer is None or (result is not None and not result.traced):
             return
-        session = self.session
+        session = self._session
         message = prepared.message
         self._tracer.add(
             publication(
@@ -501,7 +506,7 @@ class Sender(SessionUser):
                 frame = encode_frame(request)
             else:
                 frame = self._preparer.frame(prepared, lane, opaque)
-            connection.post_frame(opaque, frame, flight, self._try_timeout)
+            connection.post_frame(opaque, frame, flight, self._first_timeout)
         except (ConnectionLost, RouteError):
             return False
         except Exception as error:  # a selector's: it is told where all failures of this send are
@@ -513,11 +518,12 @@ class Sender(SessionUser):
         prepared = flight.prepared
         assert prepared is not None
         lane = flight.lane
+        session = self._session  # the producer may be closed by now
         error: ClientError
         if reply is not None:
             latency = flight.connection.last_received - flight.sent_at
             if self._latencies is not None and (latency >= LATE_SECONDS or not self._latencies.all_well):
-                self._latencies.record(lane.queue.broker_name, latency, self.session.clock.monotonic())
+                self._latencies.record(lane.queue.broker_name, latency, session.clock.monotonic())
             if reply.code in STORED:
                 try:
                     result = self._result(prepared, lane.queue, reply, lane)
@@ -529,22 +535,30 @@ class Sender(SessionUser):
                     return self._finish(prepared, flight, result)
                 return self._settle(flight, result)
             error = broker_error(reply.code, reply.remark, lane.queue.broker_name)
+            if reply.code == ResponseCode.GO_AWAY:
+                # the server shuts down and said so before it did anything: that was no try
+                session.retire(flight.connection)
+                if self._opened and session.background.is_open:
+                    left = self._timeout - flight.connection.age(flight.sent_at)
+                    session.background.spawn(self._retry, prepared, flight, left)
+                    return None
         else:
             assert failure is not None
             error = failure
             if self._latencies is not None:
-                self._latencies.record_failure(lane.queue.broker_name, self.session.clock.monotonic())
+                self._latencies.record_failure(lane.queue.broker_name, session.clock.monotonic())
         self._trace(prepared, lane.queue, None, flight.sent_at)
-        if not error.retryable or self._retries == 0 or not self.session.background.is_open:
+        if not error.retryable or self._retries == 0 or not self._opened or not session.background.is_open:
             return self._finish(prepared, flight, None, error)
-        self.session.background.spawn(self._retry, prepared, flight, error)
+        left = self._timeout - flight.connection.age(flight.sent_at)
+        session.background.spawn(self._retry, prepared, flight, left, error)
         return None
 
-    async def _retry(self, prepared: Prepared, flight: Flight, error: ClientError | None) -> None:
+    async def _retry(self, prepared: Prepared, flight: Flight, left: float, error: ClientError | None = None) -> None:
         result: SendResult | None = None
         failure: BaseException | None = ConnectionLost("the client was closed before the send ended")
         try:
-            result = await self._deliver(prepared, None, () if error is None else (error,))
+            result = await self._deliver(prepared, left, () if error is None else (error,))
             failure = None
         except ClientError as caught:
             failure = caught
@@ -561,8 +575,10 @@ class Sender(SessionUser):
                 flight = backlog[0]
                 prepared = flight.prepared
                 assert prepared is not None
-                if not self._post(self.session, prepared, flight):
-                    await self._retry(prepared, flight, None)
+                if not self._post(self._session, prepared, flight):
+                    # it has waited for those before it
+                    left = self._timeout - (self._session.clock.monotonic() - flight.sent_at)
+                    await self._retry(prepared, flight, left)
                 backlog.popleft()
         finally:
             del self._backlogs[topic]

@@ -57,6 +57,7 @@ ROUTE_SECONDS: Final = 30.0
 HEARTBEAT_SECONDS: Final = 30.0
 LOOKUP_SECONDS: Final = 120.0
 REQUEST_SECONDS: Final = 3.0
+MOST_QUEUED: Final = 64  # oneway requests that wait to be written before their sender waits, too
 SUCCESS: Final = frozenset({int(ResponseCode.SUCCESS)})
 
 log = logging.getLogger("fastmq.client")
@@ -256,7 +257,7 @@ class Session:
                 return await anyio.aclose_forcefully(stream)
             connection = attempt.connection = Connection(stream, address, self._on_request)
             self._connections[address] = connection
-            self.background.spawn(self._serve, address, connection)
+            self.background.spawn(self._serve, connection)
             if (self._producers or self._consumers) and self.routes.name_of(address):
                 # the broker forgot us with the connection before
                 connection.post(self._sign(self._heartbeat()), self.request_timeout)
@@ -266,12 +267,11 @@ class Session:
                 attempt.error = ConnectError(f"the session was closed while {address} was connected")
             attempt.done.set()
 
-    async def _serve(self, address: str, connection: Connection) -> None:
+    async def _serve(self, connection: Connection) -> None:
         try:
             await connection.run()
         finally:
-            if self._connections.get(address) is connection:
-                del self._connections[address]
+            self.retire(connection)
 
     def _sign(self, request: Command) -> Command:
         if self._credentials is not None:
@@ -292,19 +292,31 @@ class Session:
         reply = await connection.call(request, seconds)
         if reply.code == ResponseCode.GO_AWAY:
             # the server shuts down and said so before it did anything: once more on a new connection
-            if self._connections.get(address) is connection:
-                del self._connections[address]
+            self.retire(connection)
             connection = await self.connection(address)
             reply = await connection.call(request, seconds)
         if reply.code not in accept:
             raise broker_error(reply.code, reply.remark, address)
         return reply
 
+    def retire(self, connection: Connection) -> None:
+        """Requests take a new connection from now on; those under way may still be answered."""
+        if self._connections.get(connection.address) is connection:
+            del self._connections[connection.address]
+
     async def oneway(self, address: str, request: Command) -> None:
-        """A request without an answer. Returns when it is queued. Raises ConnectError."""
+        """A request without an answer. Returns when it is queued, or when the queue was written if it is long. Raises
+        ConnectError, and RequestTimeout if the server takes nothing.
+        """
         self._sign(request)
         connection = await self.connection(address)
         connection.send(request)
+        if connection.queued >= MOST_QUEUED:
+            try:
+                with anyio.fail_after(self.request_timeout):
+                    await connection.flush()
+            except TimeoutError:
+                raise RequestTimeout(f"{address} took nothing within {self.request_timeout:.3g} s") from None
 
     async def call_broker(
         self,

@@ -178,6 +178,15 @@ class Connection:
         return len(self._waiters)
 
     @property
+    def queued(self) -> int:
+        """Frames that were not given to the system yet."""
+        return len(self._output)
+
+    def age(self, then: float) -> float:
+        """How many seconds a time of its clock is ago, as `sent_at` of a request."""
+        return self._now() - then
+
+    @property
     def local_host(self) -> str:
         """Our own address on this connection."""
         local = self._stream.extra(anyio.abc.SocketAttribute.local_address, None)
