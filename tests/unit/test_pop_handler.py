@@ -297,6 +297,11 @@ def test_refusals(rig, more, code, remark):
     assert reply.ext == dict.fromkeys(EMPTY, "0")
 
 
+def test_a_client_that_does_not_say_when_it_asked_asked_just_now(rig):
+    fill(rig, 1, queues=1)
+    assert bodies(rig.take(bornTime=0)) == [0]
+
+
 def test_missing_fields_are_refused(rig):
     reply = rig.ask(RequestCode.POP_MESSAGE, {"topic": "topic-a"})
     assert reply.code == 1

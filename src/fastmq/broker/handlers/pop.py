@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from fastmq import _store as st
@@ -97,7 +97,7 @@ def pop_message(broker: Broker, peer: Peer, request: Command) -> Reply | None:
     header = PopMessageRequest.decode(request.ext)
     now_ms = broker.clock.wall_ms()
     if header.born_time == 0:
-        header = replace(header, born_time=now_ms)
+        header = header.replace(born_time=now_ms)
     deadline = wait_deadline(
         born_ms=header.born_time, poll_ms=header.poll_time, now_ms=now_ms, now=broker.clock.monotonic()
     )
