@@ -85,7 +85,7 @@ def register_as_recorded(server: NameServer, topic: str, route: dict[str, Any]) 
     broker, queues = route["brokerDatas"][0], route["queueDatas"][0]
     address = broker["brokerAddrs"]["0"]
     config = TopicConfig(topic, queues["readQueueNums"], queues["writeQueueNums"], queues["perm"])
-    known = server.routes.version_of(broker["cluster"], address) or DataVersion()
+    known = server.routes.version_of(broker["cluster"], address, broker["brokerName"]) or DataVersion()
     body = RegisterBrokerBody(TopicConfigTable(topic_config_table={topic: config}, data_version=known)).encode()
     ext = {
         "brokerName": broker["brokerName"], "brokerAddr": address, "clusterName": broker["cluster"],

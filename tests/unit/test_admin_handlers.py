@@ -431,6 +431,7 @@ def test_delete_expired_commit_log_asks_the_retention_service(broker: MemoryBrok
     assert broker.request(RequestCode.DELETE_EXPIRED_COMMITLOG).code == 0
     assert broker.retention.requests == 1
     assert broker.request(RequestCode.CLEAN_EXPIRED_CONSUMEQUEUE).code == 0
+    assert broker.request(RequestCode.POP_ROLLBACK).code == 0, "exportPopRecord of mqadmin"
 
 
 @pytest.mark.parametrize("code", [354, 355, 1007, 2001, 2002, 2003, 2004, 513])

@@ -18,6 +18,7 @@ import pytest
 from fastmq._reactor import ENDED_BY_FRAMING, ENDED_BY_OUTPUT, Reactor
 from fastmq._store import Store
 from fastmq.protocol.command import Command, FrameSplitter, decode_frame, encode_frame
+from support import reactors
 
 
 class Bench:
@@ -216,6 +217,65 @@ def test_a_reader_that_never_reads_is_cut_off_at_the_bound(size: int) -> None:
     assert reactor.take_cold() == [(connection, 0, None, ENDED_BY_OUTPUT)]
     ours.close()
     reactor.close()
+
+
+def peak_memory_kib() -> int:
+    """The most memory this process had since `forget_peak_memory`."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1])
+
+
+def forget_peak_memory() -> None:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError as error:
+        pytest.skip(f"the peak of memory cannot be measured here: {error}")
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["at once", "held"])
+def test_pulls_of_one_turn_do_not_gather_more_answers_than_the_bound(tmp_path: Path, held: bool) -> None:
+    """300 pulls of a message of 1 MB, sent at once by a client that reads nothing, are not 300 MB of memory."""
+    with ExitStack() as stack:
+        store = Store(str(tmp_path), store_host=("127.0.0.1", 10911), segment_bytes=8 << 20)
+        stack.callback(store.close)
+        store.set_topic("plain", perm=6, read_queues=1, write_queues=1, flags=1)
+        store.start()
+        reactor = Reactor(store, max_output_bytes=1 << 20)
+        stack.callback(reactor.close)
+        reactor.set_send_policy(
+            enabled=True, service=0, region="r", cluster="c", trace_on=True, max_message_bytes=4 << 20, failures={}
+        )
+        reactor.grant_pulls(
+            "cg", "plain", queues=1, subscription="*", lite=True, sub_version=0, tag_codes=None, max_messages=32,
+            max_bytes=1 << 20, suspend_ms=-1, group_sys_flag=0, topic_sys_flag=0,
+        )  # fmt: skip
+        producer, greedy = reactors.Client(reactor), reactors.Client(reactor)
+        stack.callback(producer.sock.close)
+        stack.callback(greedy.sock.close)
+
+        def store_one(number: int) -> None:
+            data = encode_frame(reactors.send(number, 0, bytes(1_000_000)))
+            producer.sock.setblocking(False)
+            while reactor.statistics()["hot_sends"] <= number:
+                if data:
+                    with suppress(BlockingIOError):
+                        data = data[producer.sock.send(data) :]
+                reactor.turn(10)
+
+        store_one(0)
+        forget_peak_memory()
+        before = peak_memory_kib()
+        ends = []
+        greedy.send(*(reactors.pull(number, 0, int(held), wait_ms=60_000 if held else 0) for number in range(300)))
+        if held:
+            while reactor.statistics()["held_pulls"] < 300:
+                reactor.turn(10)
+            store_one(1)
+        while not ends:
+            reactor.turn(10)
+            ends += [why for _, _, data, why in reactor.take_cold() if data is None]
+        assert ends == [ENDED_BY_OUTPUT]
+        assert peak_memory_kib() - before < 50_000
 
 
 def test_frames_that_nobody_takes_are_left_in_the_sockets() -> None:

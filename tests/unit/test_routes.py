@@ -130,11 +130,45 @@ def test_a_broker_that_changed_its_role_keeps_one_id(tables: Tables) -> None:
     assert tables.addresses("t") == {"a": {0: "y:1"}}
 
 
+def test_a_broker_that_comes_back_under_another_name_leaves_the_old_one_with_its_old_connection(tables: Tables) -> None:
+    tables.add("b", address="y:1")
+    tables.add("old", address="x:1", connection=5)
+    tables.add("a", address="x:1", connection=6)
+    tables.unregister(tables.members_on(5))
+    assert tables.addresses("t") == {"b": {0: "y:1"}, "a": {0: "x:1"}}
+    assert tables.clusters() == {"C": ["b", "a"]}
+    tables.unregister(tables.members_on(6))
+    assert tables.addresses("t") == {"b": {0: "y:1"}}
+
+
+def test_a_broker_that_comes_back_in_another_cluster_leaves_nothing_in_the_old_one(tables: Tables) -> None:
+    tables.add("b", address="y:1")
+    tables.add("a", address="x:1", cluster="D", connection=5)
+    tables.add("a", address="x:1", connection=6)
+    assert tables.brokers()["a"].cluster == "C"
+    assert tables.clusters() == {"C": ["b", "a"]}
+    tables.unregister(tables.members_on(5))
+    assert tables.addresses("t") == {"b": {0: "y:1"}, "a": {0: "x:1"}}
+    tables.unregister(tables.members_on(6))
+    assert tables.addresses("t") == {"b": {0: "y:1"}}
+    assert tables.clusters() == {"C": ["b"]}
+
+
+def test_brokers_of_two_clusters_under_one_name_leave_one_by_one(tables: Tables) -> None:
+    """A mistake, which harms routes as long as it lasts and no longer."""
+    tables.add("a", address="x:1", cluster="C", connection=5)
+    tables.add("a", 1, address="z:1", cluster="D", connection=6)
+    tables.unregister(tables.members_on(6))
+    assert tables.addresses("t") == {"a": {0: "x:1"}}
+    tables.unregister(tables.members_on(5))
+    assert (tables.topics(), tables.brokers(), tables.clusters()) == ([], {}, {})
+
+
 def test_a_master_of_an_older_epoch_does_not_get_its_id_back(tables: Tables) -> None:
     tables.add(address="new:1", version=DataVersion(2, 0, 0))
     assert tables.add(address="old:1", version=DataVersion(1, 9, 9)).accepted, "it is told nothing is wrong"
     assert tables.addresses("t") == {"a": {0: "new:1"}}
-    assert tables.version_of("C", "old:1") is None
+    assert tables.version_of("C", "old:1", "a") is None
 
 
 # --- falling silent and leaving ------------------------------------------------------------------------------------
@@ -146,11 +180,11 @@ def test_a_silent_broker_expires_after_its_own_time(tables: Tables) -> None:
     assert tables.expired(500) == ([], [])
     late, connections = tables.expired(501)
     assert (late, connections) == ([member("b", 0)], [7])
-    assert tables.touch("C", "b-0:10911", 600)
+    assert tables.touch("C", "b-0:10911", "b", 600)
     assert tables.expired(1100)[0] == []
     assert tables.expired(120_000)[0] == [member("b", 0)]
     assert {m.name for m in tables.expired(120_001)[0]} == {"a", "b"}
-    assert not tables.touch("C", "unknown:1", 0)
+    assert not tables.touch("C", "unknown:1", "b", 0)
 
 
 def test_the_last_address_takes_the_broker_and_its_topics_along(tables: Tables) -> None:

@@ -44,7 +44,8 @@ cdef void queue_output(Reactor r, Connection* c, const uint8_t* data, size_t len
     """Bytes for the end of the turn."""
     cdef Post* one
     cdef bint kept = True
-    if c.mute:
+    if c.mute or output_length(c) > r.max_output_bytes + WRITE_MAX:
+        # nobody will read it: the next write finds so much left that it ends the connection
         length = 0
     if c.pieces == NULL:
         kept = length == 0 or buffer_append(&c.output, data, length)

@@ -160,8 +160,8 @@ def query_data_version(server: NameServer, peer: Peer, request: Command) -> Repl
     """QUERY_DATA_VERSION (322): has the broker's topic table changed since it registered? Also a sign of life."""
     header = headers.QueryDataVersionRequest.decode(request.ext)
     theirs = _read("the data version", lambda: DataVersion.from_json(request.body or "{}"))
-    known = server.routes.version_of(header.cluster_name, header.broker_addr)
-    server.routes.touch(header.cluster_name, header.broker_addr, server.now_ms())
+    known = server.routes.version_of(header.cluster_name, header.broker_addr, header.broker_name)
+    server.routes.touch(header.cluster_name, header.broker_addr, header.broker_name, server.now_ms())
     answer = headers.QueryDataVersionResponse(changed=known is None or known != theirs)
     return Reply(ext=answer.encode(), body=b"" if known is None else dumps(known))
 
@@ -169,7 +169,7 @@ def query_data_version(server: NameServer, peer: Peer, request: Command) -> Repl
 def broker_heartbeat(server: NameServer, peer: Peer, request: Command) -> Reply:
     """BROKER_HEARTBEAT (904)."""
     header = headers.BrokerHeartbeatRequest.decode(request.ext)
-    server.routes.touch(header.cluster_name, header.broker_addr, server.now_ms())
+    server.routes.touch(header.cluster_name, header.broker_addr, header.broker_name, server.now_ms())
     return Reply()
 
 

@@ -3,7 +3,7 @@
     topics    topic → broker name → QueueData        from the registrations of masters
     brokers   broker name → Group                    cluster, address of every broker id, zone
     clusters  cluster → broker names
-    live      (cluster, address) → LiveBroker        when it was last heard of, its data version, its connection
+    live      (cluster, address, name) → LiveBroker  when it was last heard of, its data version, its connection
     filters   (cluster, address) → addresses         filter servers of old brokers, normally empty
     mappings  topic → broker name → mapping info     static topics, passed on as they came
 
@@ -139,7 +139,7 @@ class RouteTables:
         self._topics: dict[str, dict[str, QueueData]] = {}
         self._brokers: dict[str, Group] = {}
         self._clusters: dict[str, dict[str, None]] = {}  # a dict as an ordered set
-        self._live: dict[tuple[str, str], LiveBroker] = {}
+        self._live: dict[tuple[str, str, str], LiveBroker] = {}
         self._filters: dict[tuple[str, str], list[str]] = {}
         self._mappings: dict[str, dict[str, Any]] = {}
 
@@ -160,14 +160,15 @@ class RouteTables:
             # behind here, which its own clients cannot read
             return Registered(accepted=False)
         if held_by is not None and held_by != r.address:
-            holder = self._live.get((r.cluster, held_by))
+            holder = self._live.get((r.cluster, held_by, r.name))
             if holder is not None and holder.version.state_version > r.version.state_version:
                 # a master of an older epoch came back: the newer one keeps the id
-                self._live.pop((r.cluster, r.address), None)
+                self._live.pop((r.cluster, r.address, r.name), None)
                 return Registered(accepted=True)
 
         self._clusters.setdefault(r.cluster, {})[r.name] = None
         broker = self._brokers.setdefault(r.name, Group(r.cluster, r.name))
+        self._leave_other_clusters(r, broker)
         broker.acting_master = bool(r.acting_master)
         broker.zone = r.zone
         new_minimum = bool(broker.addresses) and r.broker_id < min(broker.addresses)
@@ -179,7 +180,7 @@ class RouteTables:
         stand_in = r.acting_master is not None and r.broker_id != MASTER_ID and r.broker_id == min(broker.addresses)
         if r.broker_id == MASTER_ID or stand_in:
             self._apply_topics(r, first=first, read_only=stand_in and broker.acting_master, delete=delete_unnamed)
-        self._live[r.cluster, r.address] = LiveBroker(
+        self._live[r.cluster, r.address, r.name] = LiveBroker(
             now_ms,
             limits.BROKER_EXPIRY_MS if r.timeout_ms is None else r.timeout_ms,
             r.version,
@@ -193,15 +194,30 @@ class RouteTables:
 
         answer = Registered(accepted=True)
         if r.broker_id != MASTER_ID and (master := broker.addresses.get(MASTER_ID)) is not None:
-            living = self._live.get((r.cluster, master))
+            living = self._live.get((r.cluster, master, r.name))
             if living is not None:
                 answer.master_address, answer.master_ha_address = master, living.ha_address
         if new_minimum:
             answer.changes.append(_min_id_change(broker, offline=None, ha_address=r.ha_address))
         return answer
 
+    def _leave_other_clusters(self, r: Registration, broker: Group) -> None:
+        """A broker that comes back in another cluster takes its group along, if nobody else is in it."""
+        for key in [k for k in self._live if k[0] != r.cluster and k[1:] == (r.address, r.name)]:
+            del self._live[key]
+            self._filters.pop(key[:2], None)
+        if broker.cluster != r.cluster and all(address == r.address for address in broker.addresses.values()):
+            self._leave_cluster(broker.cluster, broker.name)
+            broker.cluster = r.cluster
+
+    def _leave_cluster(self, cluster: str, name: str) -> None:
+        names = self._clusters.get(cluster, {})
+        names.pop(name, None)
+        if not names:
+            self._clusters.pop(cluster, None)
+
     def _apply_topics(self, r: Registration, *, first: bool, read_only: bool, delete: bool) -> None:
-        live = self._live.get((r.cluster, r.address))
+        live = self._live.get((r.cluster, r.address, r.name))
         changed = first or live is None or live.version != r.version
         if delete and not r.mappings:
             for topic in [t for t, queues in self._topics.items() if r.name in queues and t not in r.topics]:
@@ -227,7 +243,7 @@ class RouteTables:
         reduced: set[str] = set()
         changes: list[MinBrokerIdChange] = []
         for member in members:
-            self._live.pop((member.cluster, member.address), None)
+            self._live.pop((member.cluster, member.address, member.name), None)
             self._filters.pop((member.cluster, member.address), None)
             broker = self._brokers.get(member.name)
             if broker is None:
@@ -244,10 +260,8 @@ class RouteTables:
             gone.add(member.name)
             reduced.discard(member.name)
             del self._brokers[member.name]
-            names = self._clusters.get(broker.cluster, {})
-            names.pop(member.name, None)
-            if not names:
-                self._clusters.pop(broker.cluster, None)
+            for cluster in list(self._clusters):  # more than its own, if brokers of two clusters used one name
+                self._leave_cluster(cluster, member.name)
         self._clean_topics(gone, reduced)
         return [change for change in changes if change.broker_name in self._brokers]
 
@@ -272,9 +286,9 @@ class RouteTables:
             if not entries:
                 del self._topics[topic]
 
-    def touch(self, cluster: str, address: str, now_ms: int) -> bool:
+    def touch(self, cluster: str, address: str, name: str, now_ms: int) -> bool:
         """Note that a broker was heard of; False if it is not known."""
-        live = self._live.get((cluster, address))
+        live = self._live.get((cluster, address, name))
         if live is None:
             return False
         live.last_update_ms = now_ms
@@ -289,17 +303,13 @@ class RouteTables:
         """The brokers that registered on a connection last."""
         return [self._member(*key) for key, live in self._live.items() if live.connection == connection]
 
-    def _member(self, cluster: str, address: str) -> Member:
-        for broker in self._brokers.values():
-            if broker.cluster == cluster:
-                for broker_id, known in broker.addresses.items():
-                    if known == address:
-                        return Member(cluster, address, broker.name, broker_id)
-        return Member(cluster, address, "", -1)
+    def _member(self, cluster: str, address: str, name: str) -> Member:
+        addresses = self._brokers[name].addresses if name in self._brokers else {}
+        return Member(cluster, address, name, next((i for i, known in addresses.items() if known == address), -1))
 
-    def version_of(self, cluster: str, address: str) -> DataVersion | None:
-        """The data version of the last registration from an address."""
-        live = self._live.get((cluster, address))
+    def version_of(self, cluster: str, address: str, name: str) -> DataVersion | None:
+        """The data version of a broker's last registration."""
+        live = self._live.get((cluster, address, name))
         return None if live is None else live.version
 
     # --- topics ----------------------------------------------------------------------------------------------------

@@ -467,7 +467,7 @@ _ROWS: Final = (
     _served(_R.CHANGE_MESSAGE_INVISIBLETIME, "C→B", h.ChangeInvisibleTimeRequest, h.ChangeInvisibleTimeResponse),
     _served(_R.NOTIFICATION, "C→B", h.NotificationRequest, h.NotificationResponse, "held"),
     _served(_R.POLLING_INFO, "C→B", h.PollingInfoRequest, h.PollingInfoResponse),
-    _known(_R.POP_ROLLBACK, "A→B"),
+    _served(_R.POP_ROLLBACK, "A→B"),
     _served(_R.BATCH_ACK_MESSAGE, "C→B"),
 )
 

@@ -200,6 +200,11 @@ def clean_expired_consume_queue(broker: Broker, peer: Peer, request: Command) ->
     return Reply()
 
 
+def pop_rollback(broker: Broker, peer: Peer, request: Command) -> Reply:
+    """POP_ROLLBACK (200056): nothing is left to do, POP records are always kept in the revive log."""
+    return Reply()
+
+
 # --- replication ------------------------------------------------------------------------------------------------------
 
 
@@ -240,6 +245,7 @@ HANDLERS: Final[dict[int, Handler]] = {
     RequestCode.GET_BROKER_CONFIG: get_broker_config,
     RequestCode.DELETE_EXPIRED_COMMITLOG: delete_expired_commit_log,
     RequestCode.CLEAN_EXPIRED_CONSUMEQUEUE: clean_expired_consume_queue,
+    RequestCode.POP_ROLLBACK: pop_rollback,
     RequestCode.GET_BROKER_HA_STATUS: get_ha_status,
     RequestCode.RESET_MASTER_FLUSH_OFFSET: reset_master_flush_offset,
     **dict.fromkeys(_REFUSALS, refuse),
