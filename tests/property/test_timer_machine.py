@@ -1,4 +1,5 @@
-"""Timer messages against a model: sends, recalls, clocks that jump, saves that break off, stops, crashes, power losses.
+"""Timer messages against a model: sends, recalls, clocks that jump, saves that break off, stops, crashes, power losses,
+another precision after a start.
 
 The model knows what was asked for each message. What must hold: nothing is delivered before its time; once the broker
 has worked, everything due is delivered; a recall that was answered with success before the time is kept; a message
@@ -10,6 +11,7 @@ save; at a power loss the end of the timer log that was never synced is gone, to
 import os
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import HealthCheck, settings
@@ -17,9 +19,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from fastmq.protocol.codes import RequestCode
+from fastmq.store.timer_wheel import PRECISIONS_MS
 from unit.broker_rig import Rig
 
 TOPIC = "topic-a"
+PRECISIONS = st.sampled_from([None, None, None, 100, 1000])
 LOG_FILE = 52 * 7 + 16  # few records, so that files change often
 
 
@@ -76,7 +80,7 @@ class TimerMachine(RuleBasedStateMachine):
         assert reply.code == 0
         if how == "TIMER_DELAY_MS" and self.now < self.latest:
             # the store's times do not go back with the clock: a delay counts from then, within its slot
-            self.slack = self.precision
+            self.slack = max(PRECISIONS_MS)
         self.sent[body] = Sent(self.now + delay, reply.ext["recallHandle"], delay > (self.window - 1) * self.precision)
 
     @precondition(lambda self: self.sent)
@@ -108,6 +112,9 @@ class TimerMachine(RuleBasedStateMachine):
     def set_clock(self, ms: int) -> None:
         self.latest = max(self.latest, self.now)
         self.rig.clock.set_wall_ms(self.now + ms)
+        self.note_rolls()
+
+    def note_rolls(self) -> None:
         for message in self.sent.values():
             message.rolls |= message.due - self.now > (self.window - 1) * self.precision
 
@@ -184,18 +191,18 @@ class TimerMachine(RuleBasedStateMachine):
             files.wheel.write(snapshot.slots)
         files.failed(snapshot)
 
-    @rule()
-    def stop_and_start(self) -> None:
+    @rule(precision=PRECISIONS)
+    def stop_and_start(self, precision: int | None) -> None:
         self.timers.stop()
         for _ in range(4):
             self.rig.flush()
             if self.timers.persist():
                 break
         self.synced = self.timers.files.log.end
-        self.reopen(clean=True)
+        self.reopen(precision, clean=True)
 
-    @rule(lost=st.booleans())
-    def crash(self, lost: bool) -> None:
+    @rule(lost=st.booleans(), precision=PRECISIONS)
+    def crash(self, lost: bool, precision: int | None) -> None:
         self.rig.flush()
         for message in self.sent.values():
             if message.rolls:
@@ -206,7 +213,7 @@ class TimerMachine(RuleBasedStateMachine):
         self.rig.store.close(clean=False)
         if lost:
             self.lose(end)
-        self.reopen(clean=False)
+        self.reopen(precision, clean=False)
 
     def lose(self, end: int) -> None:
         """Clear what was not synced of the timer log."""
@@ -219,9 +226,14 @@ class TimerMachine(RuleBasedStateMachine):
                     file.seek(begin)
                     file.write(bytes(LOG_FILE - begin))
 
-    def reopen(self, *, clean: bool) -> None:
+    def reopen(self, precision: int | None, *, clean: bool) -> None:
+        """Go on, with another timerPrecisionMs if one is given."""
         if clean:
             self.rig.close()
+        if precision is not None:
+            self.rig.config = replace(self.rig.config, timer_precision_ms=precision)
+            self.precision = precision
+            self.note_rolls()
         self.rig.open()
         self.timers = self.rig.broker.timers
         self.synced = min(self.synced, self.timers.files.log.end)

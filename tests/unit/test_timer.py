@@ -396,6 +396,97 @@ class TestRestart:
         assert run_until(rig, times[-1]) == times[1:]
 
 
+class TestAnotherPrecision:
+    """What waits belongs to other slots then: none is lost, early, or there twice."""
+
+    def change(self, rig, precision_ms, *, save=True):
+        due(rig)
+        if save:
+            persist(rig)
+        rig.close()
+        rig.change(timer_precision_ms=precision_ms)
+        rig.config = rig.broker.config
+        rig.open()
+
+    def delivered_until(self, rig, wall_ms):
+        """When each message came to its topic: no recalled ones, none that were sent on."""
+        timers = rig.broker.timers
+        times = []
+        while True:
+            now, before = rig.clock.wall_ms(), timers.delivered
+            outcome = timers.due(now)
+            times += [now] * (timers.delivered - before)
+            if outcome.next_ms is not None and outcome.next_ms <= now:
+                continue
+            if now >= wall_ms:
+                return times
+            rig.clock.advance_ms(min(now + 1000, wall_ms, outcome.next_ms or wall_ms) - now)
+
+    @pytest.fixture
+    def rig(self, tmp_path):
+        rig = Rig(tmp_path, recall_message_enable=True, timer_max_delay_sec=30 * 86_400, timer_precision_ms=100)
+        yield rig
+        rig.close()
+
+    @pytest.mark.parametrize("offsets", [(1250, 61_050, 61_250, 61_420, 61_950), (1350, 1360, 1450, 1850)])
+    def test_several_slots_become_one(self, rig, offsets):
+        times = [send_at(rig, offset) for offset in offsets]
+        assert self.delivered_until(rig, times[0]) == times[:1]
+        self.change(rig, 1000)
+        assert rig.broker.timers.files.metrics.count("topic-a") == len(times) - 1
+        assert self.delivered_until(rig, times[-1]) == times[1:]
+        assert rig.broker.timers.files.metrics.count("topic-a") == 0
+
+    def test_there_and_back_without_a_save(self, rig):
+        times = [send_at(rig, offset) for offset in (1250, 61_050, 61_250)]
+        self.change(rig, 1000)
+        self.change(rig, 100, save=False)
+        assert self.delivered_until(rig, times[-1]) == times
+
+    def test_the_old_log_is_not_used_again(self, rig):
+        times = [send_at(rig, offset) for offset in (1250, 61_050, 61_250)]
+        self.change(rig, 1000)
+        assert self.delivered_until(rig, times[0]) == times[:1]
+        persist(rig)
+        rig.close()
+        (rig.folder / "store" / "timerwheel").unlink()
+        rig.open()
+        assert self.delivered_until(rig, times[-1]) == times[1:]
+
+    @pytest.mark.parametrize("precision", [200, 1000])
+    def test_recalls(self, rig, precision):
+        start = rig.clock.wall_ms()
+        handles = [
+            rig.send(properties=f"UNIQ_KEY\x01{n}\x02TIMER_DELIVER_MS\x01{start + at}\x02").ext["recallHandle"]
+            for n, at in enumerate((1240, 61_250, 61_350, 61_450))
+        ]
+        recall(rig, handles[0])
+        recall(rig, handles[1])
+        assert self.delivered_until(rig, start + 1250) == []
+        self.change(rig, precision)
+        recall(rig, handles[3])
+        assert self.delivered_until(rig, start + 63_000) == [start + 61_350]
+        assert rig.broker.timers.files.metrics.count("topic-a") == 0
+
+    def test_messages_that_waited_in_the_queue_are_not_early(self, rig):
+        self.change(rig, 1000)
+        times = [send_at(rig, offset) for offset in (1950, 61_990)]
+        assert rig.send(properties="TIMER_DELAY_MS\x0162950\x02").code == 0
+        times.append(rig.clock.wall_ms() + 62_950)
+        rig.close()
+        rig.change(timer_precision_ms=100)
+        rig.config = rig.broker.config
+        rig.open()
+        assert self.delivered_until(rig, times[-1]) == times
+
+    def test_a_time_beyond_the_turn_of_the_wheel(self, rig):
+        self.change(rig, 1000)
+        turn = 1_209_600 * 100
+        times = [send_at(rig, offset) for offset in (5000, 5000 + turn, 6000 + turn, 5000 + 2 * turn)]
+        self.change(rig, 100)
+        assert self.delivered_until(rig, times[-1]) == times
+
+
 class TestClock:
     def test_set_back_delivers_nothing_early_or_twice(self, rig):
         start = rig.clock.wall_ms()

@@ -193,6 +193,12 @@ class TimerLog:
             self._dirty.add(last.base)
         self.end = self._planned = end
 
+    def start_file(self) -> int:
+        """What is written from now on goes to a new file; where that begins."""
+        if self.end % self.file_bytes:
+            self.end = self._planned = self.end + self.file_bytes - self.end % self.file_bytes
+        return self.end
+
     def _file_for(self, base: int) -> TimerLogFile:
         file = self._files.get(base)
         if file is None:
@@ -270,9 +276,17 @@ class TimerLog:
             record = self.read(base + last)
             if record is None or record.log_offset >= min_log_offset:
                 break
-            file = self._files.pop(base)
-            self._dirty.discard(base)
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(file.path)
+            self._delete(base)
             removed += 1
         return removed
+
+    def delete_files_before(self, position: int) -> None:
+        """Remove the files before the one of a position."""
+        for base in [base for base in self._files if base + self.file_bytes <= position]:
+            self._delete(base)
+
+    def _delete(self, base: int) -> None:
+        file = self._files.pop(base)
+        self._dirty.discard(base)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(file.path)

@@ -49,6 +49,7 @@ log = logging.getLogger("fastmq.broker.timer")
 FOLLOW_A_STEP: Final = 64  # messages that are read from the timer queue at once
 DELIVER_A_STEP: Final = 64
 LOAD_A_STEP: Final = 2000  # records of a slot that are taken into memory at once
+ANEW_A_STEP: Final = 1000  # records that are written anew at once
 PASS_A_STEP: Final = 10_000  # empty slots
 JUMP_SLOTS: Final = 200_000  # from so many on it is faster to look for the next slot that is not empty
 RATE_STEP_S: Final = 10.0
@@ -102,6 +103,7 @@ class TimerDelivery(DueLoop):
             if slot_ms >= files.read_ms:
                 slot = self._open_slot(slot_ms)
                 slot.bound, slot.served = bound, True
+        self._enqueue_anew()
 
     # --- the core: no waiting ----------------------------------------------------------------------------------------
 
@@ -217,8 +219,11 @@ class TimerDelivery(DueLoop):
             log.exception("timers: the message at log offset %d cannot be read", log_offset)
             return None
 
-    def _enqueue(self, followed: list[TimerMessage], now_ms: int) -> None:
-        """Write records for messages and hang them into their slots: all of them, or OSError and none."""
+    def _enqueue(self, followed: list[TimerMessage], now_ms: int, *, count: bool = True) -> None:
+        """Write records for messages and hang them into their slots: all of them, or OSError and none.
+
+        `count`: they are not in the metrics yet.
+        """
         files = self.files
         write_ms = max(files.wheel.floor(now_ms), self._floor)
         slots: dict[int, Slot] = {}
@@ -242,13 +247,33 @@ class TimerDelivery(DueLoop):
         for slot in slots.values():
             files.wheel.put(slot)
         for one, slot_ms, magic, position in placed:
-            files.metrics.add(one.topic, -1 if magic & MAGIC_DELETE else 1)
+            if count:
+                files.metrics.add(one.topic, -1 if magic & MAGIC_DELETE else 1)
             if slot_ms in opened:
                 due_ms = slot_ms + self._precision_ms if magic & MAGIC_ROLL else one.due_ms
                 self._add(slot_ms, self._open.setdefault(slot_ms, OpenSlot(-1)), due_ms, position, magic, one)
             elif slot_ms <= self._floor and slot_ms not in self._open:
                 self._open_slot(slot_ms)
-        self.enqueued += len(placed)
+        self.enqueued += len(placed) if count else 0
+
+    def _enqueue_anew(self) -> None:
+        """The precision has changed: hang what waits into the slots it belongs to now."""
+        now_ms = self._clock.wall_ms()
+        waiting: list[TimerMessage] = []
+        for log_offset, slot_ms, delivered in self.files.waiting_records():
+            one = self._read(log_offset)
+            if one is None:
+                log.error("the timer message at log offset %d is gone, passed over", log_offset)
+            elif delivered:
+                known_in = max(self.files.wheel.floor(slot_ms), self._floor)
+                self._open.setdefault(known_in, OpenSlot(-1)).known.append(one.key)
+            else:
+                one.due_ms = max(one.due_ms, now_ms)
+                waiting.append(one)
+            if len(waiting) == ANEW_A_STEP:
+                self._enqueue(waiting, now_ms, count=False)
+                waiting.clear()
+        self._enqueue(waiting, now_ms, count=False)
 
     def _slot_for(self, one: TimerMessage, write_ms: int) -> tuple[int, int]:
         """The slot a message hangs in, and its magic."""

@@ -8,14 +8,19 @@
 Order of writing: messages in the commit log, then timer log, then wheel, then check, each durable before the next. So
 after a crash the check is the oldest: the wheel holds at least what lies before the check's end of the timer log, and
 records behind that are linked in again. Records about messages that the commit log lost are cut off.
+
+With another precision than before, messages belong to other slots and the chains in the log are worth nothing: what
+still waits is written anew behind them (`waiting_records`), into a new file of the log. Until that is saved the check
+says REMAKING, with all else as it was, so that a start after a crash does the same again.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol
 
 from fastmq.broker.delivery.timer_metrics import TimerMetrics
 from fastmq.clock import Clock
@@ -30,7 +35,10 @@ from fastmq.store.timer_wheel import SLOTS, Slot, TimerWheel
 
 log = logging.getLogger("fastmq.broker.timer")
 
-_SIZE, _MAGIC, _WRITE_MS, _DELAY_MS, _LOG_OFFSET, _LOG_SIZE = 0, 2, 3, 4, 5, 6
+_SIZE, _MAGIC, _WRITE_MS, _DELAY_MS, _LOG_OFFSET, _LOG_SIZE, _DUE_MS = 0, 2, 3, 4, 5, 6, 8
+
+REMAKING: Final = 1
+"""The precision in the check while the log is written anew: no setting has this one."""
 
 Bound = tuple[int, int]
 """(due, position): records of a slot before this one were delivered."""
@@ -84,6 +92,8 @@ class TimerFiles:
         self.bounds: dict[int, Bound] = {}
         self.bounds_end = 0
         self.repeat_until = 0
+        self._remade: TimerCheck | None = None  # the check of another precision
+        self._obsolete = 0  # the log before this is not needed once the next snapshot is saved
         self._recover(check)
         self._saved: tuple[Any, ...] = self._state({})
         self._saved_metrics: DataVersion | None = self.metrics.data_version
@@ -100,8 +110,15 @@ class TimerFiles:
         elif timer_log.begin < self._scan(timer_log.begin, link=False)[0]:
             self.read_ms -= SLOTS // 2 * self.precision_ms
         rebuild = wheel.is_new or not timer_log.covers(known.log_end)
-        rebuild = known.log_end > 0 and (rebuild or (ours and known.precision_ms != self.precision_ms))
-        if rebuild:
+        rebuild = known.log_end > 0 and rebuild
+        remake = known.log_end > 0 and ours and known.precision_ms != self.precision_ms
+        if remake:
+            log.warning("timerPrecisionMs has changed: the timer log is written anew")
+            self._remade = known
+            save_check(self._check_path, replace(known, precision_ms=REMAKING).encode())
+            wheel.clear()
+            begin = timer_log.begin
+        elif rebuild:
             log.warning("the timer wheel is made anew from the timer log")
             wheel.clear()
             begin = timer_log.begin
@@ -110,7 +127,10 @@ class TimerFiles:
         else:
             begin = max(known.log_end - timer_log.file_bytes, timer_log.begin)
             begin -= begin % timer_log.file_bytes
-        end, last = self._scan(begin, count=ours and not rebuild)
+        if remake:  # what came after the check is followed again
+            end, last = self._scan(begin, link=False, until=known.log_end)
+        else:
+            end, last = self._scan(begin, count=ours and not rebuild)
         timer_log.set_end(end)
         if not ours or end < known.log_end:
             self._check_chains(end)
@@ -124,20 +144,26 @@ class TimerFiles:
         if self.queue_offset < known.queue_offset and end < known.log_end:
             log.warning("the timer log ends at %d instead of %d, its queue is read again", end, known.log_end)
             self.repeat_until = known.queue_offset
-        if ours:
+        if remake:
+            self._obsolete = timer_log.start_file()
+        elif ours:
             self.bounds, self.bounds_end = dict(known.bounds), known.log_end
         low, high = self._store.queue_offsets(names.TIMER_TOPIC, 0) or (0, 0)
         if not low <= self.queue_offset <= high:
             log.warning("timers: queue offset %d is outside %d to %d", self.queue_offset, low, high)
             self.queue_offset = max(low, min(self.queue_offset, high))
 
-    def _scan(self, begin: int, *, link: bool = True, count: bool = False) -> tuple[int, int]:
+    def _scan(
+        self, begin: int, *, link: bool = True, count: bool = False, until: int | None = None
+    ) -> tuple[int, int]:  # fmt: skip
         """Link the records from a position on into the wheel; the end of what is good, the last record or -1.
 
         `count`: they are not in the metrics yet.
         """
         end, last, limit = begin, -1, self._store.written_offset
         for position, fields in self.log.scan(begin):
+            if until is not None and position >= until:
+                break
             if fields[_LOG_OFFSET] + fields[_LOG_SIZE] > limit:
                 log.warning("timer log: cut at %d, the message at %d was lost", position, fields[_LOG_OFFSET])
                 break
@@ -148,6 +174,23 @@ class TimerFiles:
                     self._count(fields[_LOG_OFFSET], change)
             end, last = position + RECORD_BYTES, position
         return end, last
+
+    def waiting_records(self) -> Iterator[tuple[int, int, bool]]:
+        """What has to be written anew: log offset and slot's time of each record, and whether it was delivered.
+
+        Also those that were delivered, if their slots are not over: a recall may have found them.
+        """
+        known, self._remade = self._remade, None
+        if known is None:
+            return
+        for position, fields in self.log.scan(self.log.begin):
+            if position >= self._obsolete:
+                return
+            slot_ms = fields[_WRITE_MS] + fields[_DELAY_MS]
+            if slot_ms >= known.read_ms:
+                bound = known.bounds.get(slot_ms)
+                done = bound is not None and (fields[_DUE_MS], position) < bound
+                yield fields[_LOG_OFFSET], slot_ms, done and not fields[_MAGIC] & MAGIC_DELETE
 
     def _check_chains(self, end: int) -> None:
         """A slot may name records that the log does not have (not after a crash of fastmq): find its last one again."""
@@ -251,6 +294,9 @@ class TimerFiles:
         """A snapshot is on disk."""
         self._saved = snapshot.state
         self.wheel.written(snapshot.slots)
+        if self._obsolete and snapshot.check.log_end >= self._obsolete:
+            self.log.delete_files_before(self._obsolete)
+            self._obsolete = 0
 
     def failed(self, snapshot: TimerSnapshot) -> None:
         """A snapshot could not be written: the next one covers it."""

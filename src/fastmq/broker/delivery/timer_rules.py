@@ -12,7 +12,7 @@ from typing import Final
 
 from fastmq.protocol import message as m
 from fastmq.protocol.fields import parse_int64
-from fastmq.store.timer_wheel import SLOTS
+from fastmq.store.timer_wheel import PRECISIONS_MS, SLOTS
 
 TIMER_PROPERTIES: Final = (m.PROPERTY_TIMER_DELAY_SEC, m.PROPERTY_TIMER_DELAY_MS, m.PROPERTY_TIMER_DELIVER_MS)
 """The properties that delay a message, the first one wins."""
@@ -47,13 +47,16 @@ def due_time(properties: Mapping[str, str], out_ms: int, store_ms: int, precisio
     """When a stored timer message is due. `out_ms` is its TIMER_OUT_MS.
 
     A delay counts from the time it was stored; a message that was sent on to a later slot was stored anew and has its
-    time in TIMER_DELIVER_MS. What does not fit to the slot is due when RocketMQ delivers it: one precision later.
+    time in TIMER_DELIVER_MS. Slots may have been longer when it was stored. What does not fit to the slot is due when
+    RocketMQ delivers it: one precision later.
     """
     latest = out_ms + precision_ms
-    for time_ms in (requested_time(properties, store_ms), parse_int64(properties.get(m.PROPERTY_TIMER_DELIVER_MS))):
+    times = requested_time(properties, store_ms), parse_int64(properties.get(m.PROPERTY_TIMER_DELIVER_MS))
+    for time_ms in times:
         if time_ms is not None and out_ms < time_ms <= latest:
             return time_ms
-    return latest
+    longest = max((one for one in PRECISIONS_MS if out_ms % one == 0), default=precision_ms)
+    return max((one for one in times if one is not None and out_ms < one <= out_ms + longest), default=latest)
 
 
 def roll_window(setting_slots: int) -> int:
