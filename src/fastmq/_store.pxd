@@ -146,7 +146,7 @@ cdef class Store(StoreReads):
 
     # The hot road's way out. None of these needs hot_begin; each takes the locks it needs for itself.
     # hot_read fills at most `room` positions by the rules of store.md 13 (tag_codes NULL: everything matches);
-    # hot_hold pins one of them in memory (False: it is gone); every held extent must be released before close().
+    # hot_hold pins one of them in memory (False: it is gone, or no record); every held extent must be released before close().
     cdef int hot_read(self, Queue* queue, int64_t offset, int32_t max_messages, int64_t max_bytes,
                       const int64_t* tag_codes, int32_t tag_count, int32_t max_scanned,
                       QueueEntry* out, int32_t room, ReadSummary* summary) noexcept nogil

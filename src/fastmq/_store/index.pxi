@@ -346,6 +346,8 @@ cdef int index_truncate(Engine* e, IndexFile* x, int64_t start) noexcept nogil:
         time = get64(x.map + X_BEGIN_TIME) + (<int64_t> get32(index_entry(e, x, number - 1) + 12) + 1) * 1000 - 1
         put64(x.map + X_END_OFFSET, previous_offset)
         put64(x.map + X_END_TIME, time)     # the last moment it may stand for
+    elif get64(x.map + X_END_OFFSET) > start:
+        put64(x.map + X_END_OFFSET, start)  # nothing of what the header tells of is left
     x.dirty = True
     return ST_OK
 

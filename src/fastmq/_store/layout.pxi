@@ -249,6 +249,45 @@ cdef int32_t hash_utf8(int32_t h, const uint8_t* p, int32_t length) noexcept nog
     return h
 
 
+cdef bint is_text(const uint8_t* p, int64_t length) noexcept nogil:
+    """Whether it is well-formed UTF-8."""
+    cdef int64_t i = 0, need
+    cdef uint32_t c, smallest
+    while i < length:
+        c = p[i]
+        i += 1
+        if c < 0x80:
+            continue
+        if c >= 0xC2 and c <= 0xDF:
+            need, smallest, c = 1, 0x80, c & 0x1F
+        elif c >= 0xE0 and c <= 0xEF:
+            need, smallest, c = 2, 0x800, c & 0x0F
+        elif c >= 0xF0 and c <= 0xF4:
+            need, smallest, c = 3, 0x10000, c & 0x07
+        else:
+            return False
+        if length - i < need:
+            return False
+        while need:
+            if (p[i] & 0xC0) != 0x80:
+                return False
+            c = (c << 6) | (p[i] & 0x3F)
+            i += 1
+            need -= 1
+        if c < smallest or c > 0x10FFFF or (c >= 0xD800 and c <= 0xDFFF):
+            return False
+    return True
+
+
+cdef bint is_folder_name(const uint8_t* name, int64_t length) noexcept nogil:
+    """Whether a topic of that name can have a folder of its own."""
+    if length <= 0 or length > MAX_TOPIC or memchr(name, c'/', length) != NULL or memchr(name, 0, length) != NULL:
+        return False
+    if name[0] == c'.' and (length == 1 or (length == 2 and name[1] == c'.')):
+        return False
+    return is_text(name, length)
+
+
 cdef int64_t tags_code_of(const uint8_t* properties, int32_t length) noexcept nogil:
     cdef int32_t tags_len = 0
     cdef const uint8_t* tags = find_property(properties, length, "TAGS", 4, &tags_len)

@@ -12,8 +12,7 @@ cdef bint lmq_topic(const char* name, int64_t length) noexcept nogil:
 
 cdef bint lmq_name(const uint8_t* name, int64_t length) noexcept nogil:
     """Whether a name of the list is a light queue's that can be kept."""
-    return (5 < length <= MAX_TOPIC and lmq_topic(<const char*> name, length) and memchr(name, c'/', length) == NULL
-            and memchr(name, 0, length) == NULL)
+    return length > 5 and lmq_topic(<const char*> name, length) and is_folder_name(name, length)
 
 
 cdef bint lmq_allowed(const char* topic, int64_t length) noexcept nogil:
@@ -54,10 +53,15 @@ cdef int lmq_begin(Engine* e, const MessageIn* m) noexcept nogil:
         if stop == NULL:
             stop = end
         if lmq_name(names, stop - names) and t.count < LMQ_MAX:
-            topic = topic_get(e, <const char*> names, stop - names)
-            q = queue_get(e, topic, 0) if topic != NULL else NULL
+            q = queue_lookup(topic_lookup(e, <const char*> names, stop - names), 0)
             if q == NULL:
-                return ST_NO_MEMORY
+                if e.lmq_count + fresh >= e.lmq_limit:      # before it takes memory
+                    t.count = 0
+                    return ST_TOO_MANY_LMQ
+                topic = topic_get(e, <const char*> names, stop - names)
+                q = queue_get(e, topic, 0) if topic != NULL else NULL
+                if q == NULL:
+                    return ST_NO_MEMORY
             for i in range(t.count):
                 if t.queues[i] == q:        # named twice: once is enough
                     q = NULL

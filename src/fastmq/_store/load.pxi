@@ -61,11 +61,13 @@ cdef int load_queues(Engine* e, list log, dict last_bases) except -1:
         for topic_name in sorted(os.listdir(top)):
             folder = os.path.join(top, topic_name)
             name = os.fsencode(topic_name)
-            if not os.path.isdir(folder) or not 0 < len(name) <= MAX_TOPIC:
+            if not os.path.isdir(folder) or not is_folder_name(name, len(name)):
                 continue
             for id_name in sorted(os.listdir(folder)):
                 directory = os.path.join(folder, id_name)
                 if not (id_name.isascii() and id_name.isdigit() and len(id_name) <= 7) or int(id_name) >= MAX_QUEUE_ID:
+                    continue
+                if str(int(id_name)) != id_name or not os.path.isdir(directory):
                     continue
                 queue_id = int(id_name)
                 if kind == "consumequeue":
@@ -82,8 +84,6 @@ cdef int load_queues(Engine* e, list log, dict last_bases) except -1:
                 if kind == "consumequeue":
                     f.first_base = files[0][0]
                     load_ext(e, q)
-                    if e.lmq_turn != NULL and lmq_topic(name, len(name)):
-                        e.lmq_count += 1
                     last_bases[e.queue_count - 1] = files[len(files) - 1][0]
                 else:
                     f.batch = True
@@ -110,7 +110,8 @@ cdef int load_ext(Engine* e, Queue* q) except -1:
 
 cdef list batch_files(str directory):
     """Files of a batch queue, whose size is the broker's business: any multiple of 46 bytes."""
-    return [(int(name), os.path.join(directory, name)) for name in sorted(os.listdir(directory)) if name.isdigit()]
+    return [(int(name), os.path.join(directory, name)) for name in sorted(os.listdir(directory))
+            if name.isascii() and name.isdigit()]
 
 
 cdef list read_batch_entries(list files):

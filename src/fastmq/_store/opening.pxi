@@ -49,6 +49,17 @@ cdef int lock_store(Store self) except -1:
         raise StoreLockedError(f"{self.root}: another store is open on this directory") from None
     except OSError:
         pass        # a file system without flock: the record lock still keeps other processes out
+    path = e.log_path
+    e.log_fd = e.files.open(&e.files, FILE_DIRECTORY, path, O_RDONLY | O_DIRECTORY)
+    if e.log_fd < 0:
+        note_error(e, path)
+        raise store_error(e, "cannot open")
+    try:
+        fcntl.flock(e.log_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)     # storePathCommitLog may name that of another store
+    except BlockingIOError:
+        raise StoreLockedError(f"{os.fsdecode(e.log_path)}: another store has this commit log open") from None
+    except OSError:
+        pass
     path = os.fsencode(os.path.join(self.root, "lock"))
     e.lock_fd = e.files.open(&e.files, FILE_LOCK, path, O_RDWR | O_CREAT)
     if e.lock_fd < 0:
@@ -100,7 +111,7 @@ cdef int close_store(Store self, bint clean) except -1:
     self._threads = []
     if clean:
         with nogil:
-            safe = flush_once(e) >= 0
+            safe = flush_once(e) >= 0 and clear_leftovers(e) == 0
             while safe and index_follow(e, 1 << 24) > 0:
                 pass
             if safe and (e.touched_count or e.pend_head < e.pend_tail):
@@ -116,6 +127,30 @@ cdef int close_store(Store self, bint clean) except -1:
         close_files(e, clean and safe)
     if error is not None:
         raise error
+    return 0
+
+
+cdef int clear_leftovers(Engine* e) noexcept nogil:
+    """Remove what failed writes have left behind the end of the log: after a restart nobody knows of it. 0 or -1."""
+    cdef Segment* s = e.run[e.run_count - 1] if e.run_count else NULL
+    cdef uint8_t zeros[4096]
+    cdef char path[PATH_BYTES]
+    cdef int64_t at, until, n = 0
+    if s == NULL or e.dirty_until <= e.written or e.written >= s.base + s.length:
+        return 0
+    at, until = e.written - s.base, min(e.dirty_until - s.base, s.length)
+    if e.files.fallocate(&e.files, FILE_LOG, s.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at, until - at) == 0:
+        at = until
+    elif until - at > TURN_BYTES * 4:
+        return 0                # recovery could not clear it either: appends carry their own stop mark
+    memset(zeros, 0, sizeof(zeros))
+    while at < until and n >= 0:
+        n = e.files.pwrite(&e.files, FILE_LOG, s.fd, zeros, min(until - at, <int64_t> sizeof(zeros)), at)
+        at += max(n, 0)
+    if at < until or e.files.fdatasync(&e.files, FILE_LOG, s.fd) != 0:
+        segment_path(e, s.base, path)
+        note_error(e, path)
+        return -1
     return 0
 
 
@@ -149,4 +184,6 @@ cdef void close_files(Engine* e, bint clean) noexcept nogil:
         close_fd(e.lock_fd)
     if e.root_fd >= 0:
         close_fd(e.root_fd)
-    e.check_fd = e.lock_fd = e.root_fd = -1
+    if e.log_fd >= 0:
+        close_fd(e.log_fd)
+    e.check_fd = e.lock_fd = e.root_fd = e.log_fd = -1

@@ -214,11 +214,16 @@ cdef int64_t queue_entries_from_files(Engine* e, Queue* q, int64_t offset, int64
                 queue_path(e, q, base, path)
                 fd = e.files.open(&e.files, FILE_QUEUE, path, O_RDONLY)
                 open_base = base
+                if fd < 0 and (errno == EMFILE or errno == ENFILE):
+                    evict_queue(e)
+                    fd = e.files.open(&e.files, FILE_QUEUE, path, O_RDONLY)
                 if fd < 0:
                     note_error(e, path)
                     return done if done else -1
             got = e.files.pread(&e.files, FILE_QUEUE, fd, chunk, n * ENTRY_BYTES, position - base)
         if got != n * ENTRY_BYTES:
+            if got >= 0:
+                set_errno(ENXIO)        # the file is shorter than it was made
             queue_path(e, q, base, path)
             note_error(e, path)
             if fd >= 0:
@@ -348,8 +353,10 @@ cdef int read_by_rules(Engine* e, Queue* q, int64_t offset, int32_t max_messages
             n = queue_read(e, q, at, min(128, max_scanned - scanned), chunk)
             if n <= 0:
                 if at == offset:
-                    # this file of the queue cannot be read: go on with the next one
                     r.status = OFFSET_FOUND_NULL
+                    if n < 0 and e.error_number != ENOENT and e.error_number != ENXIO:
+                        break       # no descriptors, a disk that fails: it may be read later
+                    # this file of the queue is gone: go on with the next one
                     at = (at * ENTRY_BYTES // e.queue_file_bytes + 1) * e.queue_file_bytes // ENTRY_BYTES
                     at = min(at, r.max_offset)
                 break
@@ -384,7 +391,8 @@ cdef int read_by_rules(Engine* e, Queue* q, int64_t offset, int32_t max_messages
                     if cursor < log_min or cursor > log_end - chunk[i].size or chunk[i].size <= 0:
                         if r.count == 0:
                             r.status = MESSAGE_WAS_REMOVING
-                        next_file = (cursor // e.segment_bytes + 1) * e.segment_bytes
+                        if cursor < log_min:
+                            next_file = (cursor // e.segment_bytes + 1) * e.segment_bytes
                     elif max_messages > 0:
                         out[r.count] = chunk[i]
                         r.count += 1

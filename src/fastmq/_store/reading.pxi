@@ -120,7 +120,7 @@ cdef list batch_properties(Engine* e, Queue* q, int64_t offset, int64_t count):
 
 
 cdef bytes copy_extents(Engine* e, list positions):
-    """The records at these places, one after another; what is not in the log (any more) is left out."""
+    """The records at these places, one after another; what is not in the log (any more), or is no record, is left out."""
     cdef int64_t n = len(positions), i, total = 0
     cdef bytes out
     cdef uint8_t* target
@@ -133,7 +133,7 @@ cdef bytes copy_extents(Engine* e, list positions):
             offsets[2 * i], offsets[2 * i + 1] = positions[i]
         with nogil:
             for i in range(n):
-                held[i] = hold(e, offsets[2 * i], offsets[2 * i + 1])
+                held[i] = hold_record(e, offsets[2 * i], offsets[2 * i + 1])
                 if held[i] != NULL:
                     total += offsets[2 * i + 1]
         try:

@@ -62,6 +62,11 @@ cdef int recover(Engine* e, bint crashed, list log) except -1:
         if f.last_log_offset >= 0:
             queues_end = max(queues_end, f.last_log_offset)
 
+    if noted and e.run_count and not newest_is_whole(e, queues_end):
+        log.append(f"{os.fsdecode(e.root)}/checkpoint: offset {CHECK_QUEUES}: says {e.durable_queues}, "
+                   f"but there is no record at {queues_end}; not used")
+        noted = False
+        e.durable_queues = e.durable_index = -1
     if e.run_count:
         before_time = max(0, min(get64(e.check + CHECK_LOG_TIME), get64(e.check + CHECK_QUEUE_TIME)) - 3000) if crashed else -1
         if noted and get64(e.check + CHECK_ENTRIES) not in (-1, sum_of_ends(e)):
@@ -124,6 +129,9 @@ cdef int recover(Engine* e, bint crashed, list log) except -1:
             queue_correct_min(e, e.queues[i], begin)
             if e.queues[i].next_offset < e.queues[i].max_offset:
                 e.queues[i].next_offset = e.queues[i].max_offset
+            if e.lmq_turn != NULL and e.queues[i].queue_id == 0 and not lmq_is_new(e.queues[i]) and lmq_topic(
+                    e.queues[i].topic.name, e.queues[i].topic.name_len):
+                e.lmq_count += 1
     e.pend_head = e.pend_tail = 0
     e.queue_error = False
     e.last_time = max(scan.last_time, last_time_in(e, begin))
@@ -145,6 +153,17 @@ cdef int recover(Engine* e, bint crashed, list log) except -1:
         e.durable_queues = min(e.durable_queues, e.written)
         e.durable_index = min(e.durable_index, e.written)
     return 0
+
+
+cdef bint newest_is_whole(Engine* e, int64_t log_offset) noexcept nogil:
+    """Whether the newest record that a queue names is there; where none is named or it is gone, that counts as well."""
+    cdef Segment* s = run_find(e, log_offset)
+    cdef Record r
+    if log_offset < 0 or s == NULL:
+        return True
+    return (parse_record(s.map + (log_offset - s.base), s.base + s.length - log_offset, &r) == 1
+            and r.log_offset == log_offset
+            and (not e.check_crc or (e.crc(0, r.body, r.body_len) & 0x7FFFFFFF) == r.body_crc))
 
 
 cdef int64_t last_time_in(Engine* e, int64_t begin) noexcept nogil:
@@ -190,6 +209,8 @@ cdef int recover_index(Engine* e, bint crashed, bint noted, int64_t begin, list 
         if not crashed and e.index_count:
             e.index_skip = keep_below
     keep_below = min(max(keep_below, begin), e.written)
+    if e.index_skip >= e.written:
+        e.index_skip = -1       # the log has lost its end, and goes on with other records
     if e.index_count and (crashed or get64(e.index[e.index_count - 1].map + X_END_OFFSET) >= e.written):
         x = e.index[e.index_count - 1]
         with nogil:

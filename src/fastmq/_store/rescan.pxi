@@ -5,6 +5,7 @@
 #   below the end             nothing if that entry is this record or a later one (the topic was made anew since);
 #                             otherwise the queue is wrong from there on: it is cut there and goes on with this record
 #   0, later than the end     the topic was deleted and made again: the queue begins anew
+#   beyond what can be        nothing: the record is damaged, there is no room in the log for all those before it
 #   beyond the end            queue files are missing: everything is rebuilt from the beginning of the log, once;
 #                             what is missing then too is missing in the log, and blank entries keep the numbers right
 
@@ -20,17 +21,28 @@ cdef struct Scan:
     const char* reason
 
 
+cdef bint offset_is_possible(Record* r, int64_t end, int64_t last) noexcept nogil:
+    """Whether the messages between a queue's end, its newest record at `last`, and this one fit into the log between them."""
+    if r.queue_offset < 0 or r.queue_offset >> 56:      # its place in the files has to be a number of 64 bits
+        return False
+    return last < 0 or r.queue_offset <= end or r.queue_offset - end <= (r.log_offset - last) // R_FIXED
+
+
 cdef int recover_entry(Engine* e, Record* r, int64_t tags_code, bint ext, bint rebuilding, Scan* scan) noexcept nogil:
     """What the table at the top says."""
-    cdef Topic* topic = topic_get(e, <const char*> r.topic, r.topic_len)
-    cdef Queue* q = queue_get(e, topic, r.queue_id) if topic != NULL else NULL
+    cdef Topic* topic
+    cdef Queue* q
     cdef int64_t end, last
+    if r.queue_id < 0 or r.queue_id >= MAX_QUEUE_ID or not is_folder_name(r.topic, r.topic_len):
+        return ST_OK        # no checksum covers these fields
+    topic = topic_get(e, <const char*> r.topic, r.topic_len)
+    q = queue_get(e, topic, r.queue_id) if topic != NULL else NULL
     if q == NULL:
-        return ST_OK if topic != NULL and (r.queue_id < 0 or r.queue_id >= MAX_QUEUE_ID) else ST_NO_MEMORY
-    if (<QueueFiles*> q.files).batch or r.queue_offset < 0:
-        return ST_OK
+        return ST_NO_MEMORY
     end = queue_end(q)
     last = queue_last_log(q)
+    if (<QueueFiles*> q.files).batch or not offset_is_possible(r, end, last):
+        return ST_OK
     if r.queue_offset != end and last >= r.log_offset and (
             r.queue_offset > end or queue_log_at(e, q, r.queue_offset) >= r.log_offset):
         return ST_OK

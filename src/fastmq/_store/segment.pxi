@@ -145,6 +145,25 @@ cdef Segment* hold(Engine* e, int64_t log_offset, int64_t size) noexcept nogil:
     return s
 
 
+cdef Segment* hold_record(Engine* e, int64_t log_offset, int64_t size) noexcept nogil:
+    """Pin the segment of the record that a queue entry names, or NULL if none of that size begins there: an entry or a
+    page of the log may be damaged, and a consumer must not be sent what it cannot take apart."""
+    cdef Segment* s
+    cdef const uint8_t* p
+    cdef uint32_t magic
+    if size < R_FIXED:
+        return NULL
+    s = hold(e, log_offset, size)
+    if s == NULL:
+        return NULL
+    p = s.map + (log_offset - s.base)
+    magic = get32(p + R_MAGIC)
+    if <int32_t> get32(p) == size and get64(p + R_LOG_OFFSET) == log_offset and (magic == MAGIC_V1 or magic == MAGIC_V2):
+        return s
+    release(e, s)
+    return NULL
+
+
 cdef void release(Engine* e, Segment* s) noexcept nogil:
     cdef bint last
     if s == NULL:

@@ -63,6 +63,10 @@ cdef class Store(StoreReads):
         e.open_queue_limit = queue_file_limit()
         try:
             open_store(self)
+        except OSError as error:
+            close_files(e, False)
+            store_int(&e.closed, 1)
+            raise StoreError(f"{error.filename or self.root}: {error.strerror}") from error
         except BaseException:
             close_files(e, False)
             store_int(&e.closed, 1)
@@ -453,7 +457,7 @@ cdef class Store(StoreReads):
                              NULL, max_scanned, out, room, summary)
 
     cdef bint hot_hold(self, int64_t log_offset, int32_t size, Extent* extent) noexcept nogil:
-        cdef Segment* s = hold(<Engine*> self.engine, log_offset, size)
+        cdef Segment* s = hold_record(<Engine*> self.engine, log_offset, size)
         if s == NULL:
             return False
         extent.data = s.map + (log_offset - s.base)
