@@ -65,7 +65,7 @@ class _Sent:
         self._receipt = receipt
 
     def __await__(self) -> Any:
-        return _in_thread(functools.partial(self._receipt.result, 10)).__await__()
+        return _in_thread(functools.partial(self._receipt.result, PATIENCE)).__await__()
 
 
 async def _in_thread(call: Callable[[], Any]) -> Any:
@@ -73,6 +73,7 @@ async def _in_thread(call: Callable[[], Any]) -> Any:
 
 
 LATE_SECONDS = 15.0
+PATIENCE = 90
 
 
 class Face:
@@ -130,9 +131,6 @@ class Place:
     def group(self, name: str = "g") -> str:
         """A group of this scenario."""
         return f"{name}-{self.name}"
-
-
-PATIENCE = 90
 
 
 async def until(condition: Callable[[], Awaitable[object]], what: str) -> None:

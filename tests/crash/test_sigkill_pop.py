@@ -197,7 +197,7 @@ def run_rounds(tmp_path: Path, flush: str, rounds: int, seed: int) -> None:
             assert not world.refused, world.refused[:3]
             server.start()
             world.port = server.listen_port
-        drain(world, 60)
+        drain(world, 180)
         assert len(world.sent) > rounds
         assert world.again > 0
     finally:

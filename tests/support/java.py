@@ -43,7 +43,7 @@ class AdminRunner(LineProgram):
     def __init__(self, folder: Path) -> None:
         super().__init__([*_java(folder, toolchains.tools_class_path(), ()), "wire.AdminRunner"], folder)
 
-    def run(self, *arguments: str, seconds: float = 20) -> str:
+    def run(self, *arguments: str, seconds: float = 60) -> str:
         """Runs one command and returns what it printed. A command that does not end is interrupted after `seconds`."""
         job = self.submit(str(int(seconds * 1000)), *(quote(argument, safe="") for argument in arguments))
         outcome = self.outcome(job, seconds + 20)

@@ -38,7 +38,7 @@ def call(
     ext: Mapping[str, Any] | None = None,
     body: bytes = b"",
     host: str = "127.0.0.1",
-    seconds: float = 5,
+    seconds: float = 30,
 ) -> Answer:
     """Opens a connection, makes one request with a JSON header, returns the answer. OSError when there is none."""
     with Connection(port, host, seconds) as connection:
@@ -48,7 +48,7 @@ def call(
 class Connection:
     """A connection on which several requests may be under way. OSError when it is gone or an answer is late."""
 
-    def __init__(self, port: int, host: str = "127.0.0.1", seconds: float = 5) -> None:
+    def __init__(self, port: int, host: str = "127.0.0.1", seconds: float = 30) -> None:
         self.socket = socket.create_connection((host, port), timeout=seconds)
         self._seconds = seconds
         self._opaque = 0

@@ -37,7 +37,7 @@ class Admin:
     client_id: str
     folder: Path
 
-    def __call__(self, *arguments: str, seconds: float = 20) -> str:
+    def __call__(self, *arguments: str, seconds: float = 60) -> str:
         return self.tool.run(*arguments, "-n", self.server.namesrv, seconds=seconds)
 
     def rows(self, *arguments: str) -> list[list[str]]:
@@ -183,7 +183,7 @@ def test_send_probes(admin: Admin) -> None:
 
 
 def test_cluster_rt(admin: Admin) -> None:
-    said = admin("clusterRT", "-a", "3", "-s", "64", "-c", CLUSTER, seconds=3)  # repeats for ever
+    said = admin("clusterRT", "-a", "3", "-s", "64", "-c", CLUSTER, seconds=9)  # repeats for ever
     assert re.search(rf"{CLUSTER}\s+{BROKER}\s+[\d.]+\s+3\s+0", said), said
 
 

@@ -18,6 +18,9 @@ import (
 	"github.com/apache/rocketmq-client-go/v2/producer"
 )
 
+// patience is how many times as long as it may take on a quiet machine a scenario waits.
+const patience = 3
+
 var instances atomic.Int64
 
 var phase = regexp.MustCompile(`-phase\d$`)
@@ -186,6 +189,7 @@ func (b *inbox) counts() map[string]int {
 }
 
 func (b *inbox) awaitAll(c *ctx, limit time.Duration, bodies []string) {
+	limit *= patience
 	deadline := time.Now().Add(limit)
 	for {
 		counts := b.counts()
@@ -233,6 +237,7 @@ func (c *ctx) must(err error, sentence string) {
 }
 
 func (c *ctx) await(limit time.Duration, condition func() bool, sentence string, args ...any) {
+	limit *= patience
 	deadline := time.Now().Add(limit)
 	for !condition() {
 		if time.Now().After(deadline) {

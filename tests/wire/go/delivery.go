@@ -129,7 +129,7 @@ func adminTool(c *ctx) {
 		return false
 	}
 	c.check(listed(), "the topic is listed")
-	groups, err := tool.GetAllSubscriptionGroup(context.Background(), c.params["broker"], 3*time.Second)
+	groups, err := tool.GetAllSubscriptionGroup(context.Background(), c.params["broker"], 15*time.Second)
 	c.must(err, "groups can be listed")
 	config, known := groups.SubscriptionGroupTable[group]
 	c.check(known && config.RetryMaxTimes == 16, "the group is listed with its 16 retries")

@@ -20,10 +20,10 @@ const (
 // and what it did is not committed: whoever comes next gets the message again. So whoever counts deliveries over a
 // shutdown waits for the commit, which comes every five seconds.
 func (c *ctx) awaitCommitted(group, topic string, queues int) {
-	connection, err := net.DialTimeout("tcp", c.params["broker"], 5*time.Second)
+	connection, err := net.DialTimeout("tcp", c.params["broker"], 30*time.Second)
 	c.must(err, "the broker takes a connection")
 	defer func() { _ = connection.Close() }()
-	c.must(connection.SetDeadline(time.Now().Add(60*time.Second)), "a deadline can be set")
+	c.must(connection.SetDeadline(time.Now().Add(10*time.Minute)), "a deadline can be set")
 	for queue := 0; queue < queues; queue++ {
 		fields := map[string]string{"consumerGroup": group, "topic": topic, "queueId": strconv.Itoa(queue)}
 		end := c.askOffset(connection, getMaxOffset, fields)

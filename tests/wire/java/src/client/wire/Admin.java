@@ -46,7 +46,7 @@ final class Admin {
                 for (Map.Entry<String, Object> setting : settings.entrySet()) {
                     call(config, "set" + setting.getKey(), setting.getValue());
                 }
-                method.invoke(api, ctx.param("broker", null), config, 5000L);
+                method.invoke(api, ctx.param("broker", null), config, 15_000L);
                 return;
             }
         }

@@ -7,6 +7,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
+import org.apache.rocketmq.client.consumer.store.ReadOffsetType;
 import org.apache.rocketmq.common.message.Message;
 import org.apache.rocketmq.common.message.MessageExt;
 import org.apache.rocketmq.common.message.MessageQueue;
@@ -58,6 +59,24 @@ final class GroupScenarios {
         }, "%d members share the %d queues evenly", members.size(), queues);
     }
 
+    /**
+     * Waits until each member has consumed to the end of its queues. Before that, what a former owner of a queue consumed
+     * and did not commit may still be delivered again.
+     */
+    private static void awaitEnds(Ctx ctx, List<DefaultMQPushConsumer> members, String topic) throws Exception {
+        ctx.await(20_000, () -> {
+            for (DefaultMQPushConsumer member : members) {
+                var offsets = member.getDefaultMQPushConsumerImpl().getOffsetStore();
+                for (MessageQueue queue : assigned(member, topic)) {
+                    if (offsets.readOffset(queue, ReadOffsetType.READ_FROM_MEMORY) != ctx.producer().maxOffset(queue)) {
+                        return false;
+                    }
+                }
+            }
+            return true;
+        }, "the members have consumed to the ends of their queues");
+    }
+
     private static DefaultMQPushConsumer join(Ctx ctx, String topic, boolean orderly, Inbox inbox) throws Exception {
         DefaultMQPushConsumer consumer = ctx.newPush(ctx.name("g"));
         consumer.subscribe(topic, "*");
@@ -89,6 +108,8 @@ final class GroupScenarios {
             awaitShares(ctx, members, topic, 8, orderly);
         }
         inbox.awaitAll(ctx, 40_000, sent);
+        awaitShares(ctx, members, topic, 8, orderly);
+        awaitEnds(ctx, members, topic);
         ctx.put("duplicates", inbox.size() - sent.size());
         int before = inbox.size();
         List<String> calm = new ArrayList<>();

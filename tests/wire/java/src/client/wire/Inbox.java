@@ -20,7 +20,7 @@ final class Inbox {
     final List<MessageExt> messages = new CopyOnWriteArrayList<>();
     final List<Long> times = new CopyOnWriteArrayList<>();
 
-    void add(MessageExt message) {
+    synchronized void add(MessageExt message) {
         times.add(System.currentTimeMillis());
         messages.add(message);
     }

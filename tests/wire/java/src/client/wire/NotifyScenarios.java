@@ -54,14 +54,14 @@ final class NotifyScenarios {
         inbox.awaitOnce(ctx, 20_000, ctx.sendMany(topic, "m", 4));
         MQClientAPIImpl api = Admin.api(consumer);
         String broker = ctx.param("broker", null);
-        var plain = api.getConsumerRunningInfo(broker, ctx.name("g"), Admin.clientId(consumer), false, 5000);
+        var plain = api.getConsumerRunningInfo(broker, ctx.name("g"), Admin.clientId(consumer), false, 15_000);
         ctx.check(plain.getMqTable().keySet().containsAll(ctx.queues(topic)), "the client's queues are shown");
         ctx.equal("CONSUME_PASSIVELY", plain.getProperties().getProperty("PROP_CONSUME_TYPE"), "the client's kind");
         ctx.check(plain.getJstack() == null || plain.getJstack().isEmpty(), "no threads are shown unless asked for");
-        var deep = api.getConsumerRunningInfo(broker, ctx.name("g"), Admin.clientId(consumer), true, 5000);
+        var deep = api.getConsumerRunningInfo(broker, ctx.name("g"), Admin.clientId(consumer), true, 15_000);
         ctx.check(deep.getJstack().contains("ConsumeMessageThread"), "the client's threads are shown when asked for");
         try {
-            api.getConsumerRunningInfo(broker, ctx.name("g"), "nobody@there", false, 5000);
+            api.getConsumerRunningInfo(broker, ctx.name("g"), "nobody@there", false, 15_000);
             throw new Failure("expected that a client which is not there is an error");
         } catch (MQClientException refused) {
             ctx.equal(1, refused.getResponseCode(), "the code for a client that is not there");
@@ -79,9 +79,9 @@ final class NotifyScenarios {
         String broker = ctx.param("broker", null);
         String group = ctx.name("g");
         Object result = Admin.has(api, "consumeMessageDirectly", 5)
-            ? Admin.call(api, "consumeMessageDirectly", broker, group, Admin.clientId(consumer), sent.getOffsetMsgId(), 5000L)
+            ? Admin.call(api, "consumeMessageDirectly", broker, group, Admin.clientId(consumer), sent.getOffsetMsgId(), 15_000L)
             : Admin.call(api, "consumeMessageDirectly", broker, group, Admin.clientId(consumer), topic,
-                sent.getOffsetMsgId(), 5000L);
+                sent.getOffsetMsgId(), 15_000L);
         ctx.equal("CR_SUCCESS", Admin.call(result, "getConsumeResult").toString(), "the outcome");
         ctx.equal(List.of("once more", "once more"), inbox.bodies(), "what the listener saw");
         // the 4.x client shows the offset id as the message id then
@@ -96,7 +96,7 @@ final class NotifyScenarios {
         inbox.awaitOnce(ctx, 20_000, ctx.sendMany(topic, "m", 3));
         ctx.await(10_000, () -> {
             Map<String, Map<MessageQueue, Long>> told = Admin.api(consumer).invokeBrokerToGetConsumerStatus(
-                ctx.param("broker", null), topic, ctx.name("g"), "", 5000);
+                ctx.param("broker", null), topic, ctx.name("g"), "", 15_000);
             Map<MessageQueue, Long> own = told.get(Admin.clientId(consumer));
             return own != null && Long.valueOf(3).equals(own.get(ctx.queues(topic).get(0)));
         }, "the member tells offset 3 of its queue");
@@ -159,7 +159,7 @@ final class NotifyScenarios {
         Message reply = MessageUtil.createReplyMessage(question, Ctx.bytes("too late"));
         ctx.await(15_000, () -> {
             try {
-                replier.send(reply, 5000);
+                replier.send(reply, 15_000);
                 return false; // the broker has not seen yet that the asker left
             } catch (MQBrokerException | MQClientException refused) {
                 ctx.check(refused.getMessage().contains("CODE: 1 ") && refused.getMessage().contains("not found")
@@ -188,8 +188,8 @@ final class NotifyScenarios {
         ask(after, new Message(topic, Ctx.bytes("after")), 20_000, answers);
         MessageExt question = next(ctx, questions);
         // the answer to the first life goes to the second one, too: a client is found by its id
-        ctx.stored(replier.send(MessageUtil.createReplyMessage(lost, Ctx.bytes("re: before")), 5000));
-        ctx.stored(replier.send(MessageUtil.createReplyMessage(question, Ctx.bytes("re: after")), 5000));
+        ctx.stored(replier.send(MessageUtil.createReplyMessage(lost, Ctx.bytes("re: before")), 15_000));
+        ctx.stored(replier.send(MessageUtil.createReplyMessage(question, Ctx.bytes("re: after")), 15_000));
         ctx.await(20_000, () -> answers.contains("re: after"), "the question of the second life is answered");
     }
 

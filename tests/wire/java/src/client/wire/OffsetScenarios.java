@@ -49,7 +49,7 @@ final class OffsetScenarios {
         all.addAll(late);
         inbox.awaitOnce(ctx, 20_000, all);
         Map<MessageQueue, Long> moved = Admin.api(consumer)
-            .invokeBrokerToResetOffset(ctx.param("broker", null), topic, group, border, true, 5000);
+            .invokeBrokerToResetOffset(ctx.param("broker", null), topic, group, border, true, 15_000);
         ctx.equal(new HashSet<>(ctx.queues(topic)), moved.keySet(), "the queues that were reset");
         ctx.equal(Set.of(5L), new HashSet<>(moved.values()), "the offsets they were reset to");
         ctx.await(40_000, () -> inbox.size() >= 30, "the member consumes again what is later than the border");
@@ -70,7 +70,7 @@ final class OffsetScenarios {
         gone.shutdown();
         ctx.sendMany(topic, "skipped ", 10);
         DefaultMQPushConsumer tool = consumer(ctx, ctx.name("tool"), topic, new Inbox());
-        Admin.api(tool).invokeBrokerToResetOffset(ctx.param("broker", null), topic, group, -1, true, 5000);
+        Admin.api(tool).invokeBrokerToResetOffset(ctx.param("broker", null), topic, group, -1, true, 15_000);
         List<String> fresh = ctx.sendMany(topic, "fresh ", 4);
         Inbox second = new Inbox();
         consumer(ctx, group, topic, second);
@@ -87,10 +87,10 @@ final class OffsetScenarios {
         consumer.getDefaultMQPushConsumerImpl().persistConsumerOffset();
         MQClientAPIImpl api = Admin.api(consumer);
         String broker = ctx.param("broker", null);
-        ctx.await(10_000, () -> api.getConsumeStats(broker, ctx.name("source"), topic, 5000L).computeTotalDiff() == 0,
+        ctx.await(10_000, () -> api.getConsumeStats(broker, ctx.name("source"), topic, 15_000L).computeTotalDiff() == 0,
             "the source group has committed everything");
         Admin.createGroup(ctx, api, ctx.name("copy"), Map.of());
-        api.cloneGroupOffset(broker, ctx.name("source"), ctx.name("copy"), topic, true, 5000);
+        api.cloneGroupOffset(broker, ctx.name("source"), ctx.name("copy"), topic, true, 15_000);
         List<String> late = ctx.sendMany(topic, "late ", 4);
         Inbox second = new Inbox();
         consumer(ctx, ctx.name("copy"), topic, second);
@@ -107,31 +107,31 @@ final class OffsetScenarios {
         inbox.awaitOnce(ctx, 20_000, ctx.sendMany(topic, "m", 10));
         consumer.getDefaultMQPushConsumerImpl().persistConsumerOffset();
         MQClientAPIImpl api = Admin.api(consumer);
-        ctx.await(10_000, () -> api.getConsumeStats(broker, group, topic, 5000L).computeTotalDiff() == 0,
+        ctx.await(10_000, () -> api.getConsumeStats(broker, group, topic, 15_000L).computeTotalDiff() == 0,
             "the group has consumed everything");
-        var stats = api.getConsumeStats(broker, group, topic, 5000L).getOffsetTable();
+        var stats = api.getConsumeStats(broker, group, topic, 15_000L).getOffsetTable();
         ctx.equal(new HashSet<>(ctx.queues(topic)), stats.keySet(), "the queues of the consume stats");
         stats.values().forEach(row -> {
             ctx.equal(5L, row.getBrokerOffset(), "the broker offset");
             ctx.equal(5L, row.getConsumerOffset(), "the consumer offset");
             ctx.check(row.getLastTimestamp() > 0, "the time of the last consumed message is told");
         });
-        var spans = api.queryConsumeTimeSpan(broker, topic, group, 5000);
+        var spans = api.queryConsumeTimeSpan(broker, topic, group, 15_000);
         ctx.equal(2, spans.size(), "the number of time spans");
         spans.forEach(span -> {
             ctx.check(span.getMinTimeStamp() > 0 && span.getMinTimeStamp() <= span.getMaxTimeStamp(), "times are told");
             ctx.equal(span.getMaxTimeStamp(), span.getConsumeTimeStamp(), "the time of the last consumed message");
         });
-        ctx.check(api.queryTopicConsumeByWho(broker, topic, 5000).getGroupList().contains(group),
+        ctx.check(api.queryTopicConsumeByWho(broker, topic, 15_000).getGroupList().contains(group),
             "the topic's groups have the group");
         if (Admin.has(api, "queryTopicsByConsumer", 3)) {
-            Object topics = Admin.call(api, "queryTopicsByConsumer", broker, group, 5000L);
+            Object topics = Admin.call(api, "queryTopicsByConsumer", broker, group, 15_000L);
             ctx.check(((Set<?>) Admin.call(topics, "getTopicList")).contains(topic), "the group's topics have the topic");
-            Object subscription = Admin.call(api, "querySubscriptionByConsumer", broker, group, topic, 5000L);
+            Object subscription = Admin.call(api, "querySubscriptionByConsumer", broker, group, topic, 15_000L);
             ctx.equal("*", Admin.call(subscription, "getSubString"), "the group's filter");
         }
         boolean[] seen = {false};
-        api.fetchConsumeStatsInBroker(broker, false, 5000).getConsumeStatsList()
+        api.fetchConsumeStatsInBroker(broker, false, 15_000).getConsumeStatsList()
             .forEach(groups -> seen[0] |= groups.containsKey(group));
         ctx.check(seen[0], "the broker's consume stats have the group");
     }

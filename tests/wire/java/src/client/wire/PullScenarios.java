@@ -187,8 +187,8 @@ final class PullScenarios {
                 ctx.put("sender", error.toString());
             }
         });
-        sender.start();
         long start = System.nanoTime();
+        sender.start();
         List<String> got = new ArrayList<>();
         long offset = 1;
         while (got.isEmpty()) {
@@ -197,12 +197,13 @@ final class PullScenarios {
                 result.getMsgFoundList().forEach(message -> got.add(Ctx.text(message)));
             }
             offset = result.getNextBeginOffset();
-            ctx.check(System.nanoTime() - start < 10_000_000_000L, "the waiting pull is answered within 10 s");
+            ctx.check(System.nanoTime() - start < 60_000_000_000L, "the waiting pull is answered within a minute");
         }
         sender.join();
         long took = (System.nanoTime() - start) / 1_000_000;
         ctx.equal(List.of("match"), got, "what the waiting pull got");
-        ctx.check(took >= 350 && took < 5_000, "the waiting pull ends when the message comes, not after %d ms", took);
+        // a pull that nobody wakes is held for 20 s
+        ctx.check(took >= 390 && took < 15_000, "the waiting pull ends when the message comes, not after %d ms", took);
     }
 
     private static void pullOffsets(Ctx ctx) throws Exception {

@@ -149,7 +149,7 @@ final class TransactionScenarios {
             ctx.equal(8, message.getSysFlag() & 0xC, "the transaction bits");
             ctx.equal("T_" + ctx.name("producer"), message.getProperty("PGROUP"), "the producer group");
         }
-        ctx.equal(1, listener.checked.size(), "the number of checks");
+        ctx.equal(1L, listener.checked.stream().map(Ctx::text).distinct().count(), "the number of messages asked for");
         MessageExt checked = listener.checked.get(0);
         ctx.equal(topic, checked.getTopic(), "the topic of the check");
         ctx.equal("Tag✓", checked.getTags(), "the tag of the check");
@@ -170,10 +170,17 @@ final class TransactionScenarios {
         List<String> rolledBack = sendAll(ctx, producer, topic, "unknown rollback", 8);
         inbox.awaitOnce(ctx, 20_000, committed);
         ctx.await(10_000, () -> rolledBack.stream().allMatch(body -> listener.checks(body) > 0), "all are asked for");
-        int checks = listener.checked.size();
-        Thread.sleep(3500);
-        ctx.equal(checks, listener.checked.size(), "the number of checks after all answers");
-        ctx.equal(16, checks, "the number of checks");
+        int[] checks = {listener.checked.size()};
+        long[] last = {System.nanoTime()};
+        ctx.await(10_000, () -> {
+            if (listener.checked.size() != checks[0]) {
+                checks[0] = listener.checked.size();
+                last[0] = System.nanoTime();
+            }
+            return System.nanoTime() - last[0] > 3_500_000_000L;
+        }, "three rounds of checks have nothing to ask");
+        // an answer that takes longer than a second, on a busy machine, finds that its message is asked for again
+        ctx.check(checks[0] >= 16 && checks[0] < 24, "each of 16 is asked for once, but there were %d checks", checks[0]);
         inbox.awaitOnce(ctx, 1000, committed);
     }
 
@@ -188,9 +195,9 @@ final class TransactionScenarios {
         long start = System.currentTimeMillis();
         send(ctx, producer, patient);
         send(ctx, producer, new Message(topic, Ctx.bytes("unknown commit other")));
-        ctx.await(7000, () -> listener.checks("unknown commit other") == 1, "the other is asked for");
+        ctx.await(7000, () -> listener.checks("unknown commit other") > 0, "the other is asked for");
         ctx.equal(0, listener.checks("unknown commit patient"), "the checks of the patient one until then");
-        ctx.await(15_000, () -> listener.checks("unknown commit patient") == 1, "the patient one is asked for");
+        ctx.await(15_000, () -> listener.checks("unknown commit patient") > 0, "the patient one is asked for");
         ctx.check(System.currentTimeMillis() - start >= 8000, "the patient one is asked for after 8 s");
         ctx.readTopicWhenThere(topic, 2, 10_000);
     }
@@ -249,7 +256,7 @@ final class TransactionScenarios {
         Thread.sleep(300);
     }
 
-    /** A producer that answers so many checks, or waits so long for one; data has the bodies it was asked about. */
+    /** A producer that answers checks about so many messages, or waits so long for one; data has the bodies it was asked about. */
     private static void answer(Ctx ctx) throws Exception {
         Listener listener = new Listener();
         TransactionMQProducer producer = ctx.address(new TransactionMQProducer(ctx.param("group", null)));
@@ -260,7 +267,8 @@ final class TransactionScenarios {
         sendAll(ctx, producer, ctx.param("topic", null), "rollback rollback", 1);
         int count = ctx.number("count", 0);
         if (count > 0) {
-            ctx.await(40_000, () -> listener.checked.size() >= count, "%d checks come", count);
+            ctx.await(40_000, () -> listener.checked.stream().map(Ctx::text).distinct().count() >= count,
+                "%d messages are asked for", count);
         }
         Thread.sleep(ctx.number("wait", 500));
         List<Object> bodies = new ArrayList<>();

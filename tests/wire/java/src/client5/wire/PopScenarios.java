@@ -28,6 +28,9 @@ import org.apache.rocketmq.remoting.protocol.header.PopMessageRequestHeader;
 
 /** POP, which only clients of 5.x know: as a push consumer does it, and its requests one by one. */
 final class PopScenarios {
+    /** On a busy machine what was popped takes seconds to be acknowledged; it must not come again meanwhile. */
+    private static final int INVISIBLE_MILLIS = 10_000;
+
     private PopScenarios() {
     }
 
@@ -52,13 +55,13 @@ final class PopScenarios {
     }
 
     private static void popMode(Ctx ctx, String topic, String group) throws Exception {
-        api(ctx).setMessageRequestMode(ctx.param("broker", null), topic, group, MessageRequestMode.POP, 0, 5000);
+        api(ctx).setMessageRequestMode(ctx.param("broker", null), topic, group, MessageRequestMode.POP, 0, 15_000);
     }
 
     private static DefaultMQPushConsumer newPop(Ctx ctx, String topic, String group) throws Exception {
         DefaultMQPushConsumer consumer = ctx.newPush(group);
         consumer.setClientRebalance(false);
-        consumer.setPopInvisibleTime(5000);
+        consumer.setPopInvisibleTime(INVISIBLE_MILLIS);
         consumer.subscribe(topic, "*");
         return consumer;
     }
@@ -123,7 +126,7 @@ final class PopScenarios {
         inbox.awaitOnce(ctx, 30_000, bodies);
         // what was acked does not come again when its time is over
         long last = System.currentTimeMillis();
-        ctx.await(15_000, () -> System.currentTimeMillis() > last + 7_000, "the invisible time passes");
+        ctx.await(15_000, () -> System.currentTimeMillis() > last + INVISIBLE_MILLIS + 2_000, "the invisible time passes");
         inbox.awaitOnce(ctx, 1_000, bodies);
         for (MessageExt message : inbox.messages) {
             ctx.equal(Ctx.text(message).equals("l7") ? 1 : 0, message.getReconsumeTimes(),
@@ -271,7 +274,7 @@ final class PopScenarios {
     private static PopResult pop(Ctx ctx, PopMessageRequestHeader header) throws Exception {
         CompletableFuture<PopResult> result = new CompletableFuture<>();
         String brokerName = ctx.queues(header.getTopic()).get(0).getBrokerName();
-        api(ctx).popMessageAsync(brokerName, ctx.param("broker", null), header, header.getPollTime() + 5000,
+        api(ctx).popMessageAsync(brokerName, ctx.param("broker", null), header, header.getPollTime() + 15_000,
             new PopCallback() {
                 @Override
                 public void onSuccess(PopResult found) {
@@ -283,7 +286,7 @@ final class PopScenarios {
                     result.completeExceptionally(error);
                 }
             });
-        return result.get(header.getPollTime() + 10_000, TimeUnit.MILLISECONDS);
+        return result.get(header.getPollTime() + 20_000, TimeUnit.MILLISECONDS);
     }
 
     /** Pops until so many different messages came. */
@@ -333,8 +336,8 @@ final class PopScenarios {
         header.setOffset(Long.parseLong(fields[7]));
         header.setExtraInfo(handle);
         Answer answer = new Answer();
-        api(ctx).ackMessageAsync(ctx.param("broker", null), 5000, answer, header);
-        ctx.equal(AckStatus.OK, answer.result.get(10, TimeUnit.SECONDS).getStatus(), "the status of an ack");
+        api(ctx).ackMessageAsync(ctx.param("broker", null), 15_000, answer, header);
+        ctx.equal(AckStatus.OK, answer.result.get(20, TimeUnit.SECONDS).getStatus(), "the status of an ack");
     }
 
     private static void ack(Ctx ctx, MessageExt message) throws Exception {
@@ -353,8 +356,8 @@ final class PopScenarios {
         header.setExtraInfo(handle);
         header.setInvisibleTime(invisible);
         Answer answer = new Answer();
-        api(ctx).changeInvisibleTimeAsync(fields[5], ctx.param("broker", null), header, 5000, answer);
-        AckResult result = answer.result.get(10, TimeUnit.SECONDS);
+        api(ctx).changeInvisibleTimeAsync(fields[5], ctx.param("broker", null), header, 15_000, answer);
+        AckResult result = answer.result.get(20, TimeUnit.SECONDS);
         ctx.equal(AckStatus.OK, result.getStatus(), "the status of a change of the invisible time");
         return result.getExtraInfo();
     }
@@ -363,7 +366,7 @@ final class PopScenarios {
         String topic = ctx.name("t");
         ctx.createTopic(topic, 2);
         ctx.sendMany(topic, "m", 8);
-        List<MessageExt> first = popAll(ctx, topic, 8, 4000, 20_000);
+        List<MessageExt> first = popAll(ctx, topic, 8, INVISIBLE_MILLIS, 20_000);
         long popped = System.currentTimeMillis();
         Set<String> back = new HashSet<>();
         List<String> batch = new ArrayList<>();
@@ -377,8 +380,8 @@ final class PopScenarios {
             }
         }
         Answer answer = new Answer();
-        api(ctx).batchAckMessageAsync(ctx.param("broker", null), 5000, answer, topic, ctx.name("g"), batch);
-        ctx.equal(AckStatus.OK, answer.result.get(10, TimeUnit.SECONDS).getStatus(), "the status of a batch ack");
+        api(ctx).batchAckMessageAsync(ctx.param("broker", null), 15_000, answer, topic, ctx.name("g"), batch);
+        ctx.equal(AckStatus.OK, answer.result.get(20, TimeUnit.SECONDS).getStatus(), "the status of a batch ack");
         List<MessageExt> again = popAll(ctx, topic, 2, 60_000, 20_000);
         ctx.put("back-after", System.currentTimeMillis() - popped);
         for (MessageExt message : again) {
@@ -408,7 +411,7 @@ final class PopScenarios {
         ctx.check(!waiting.isDone(), "a pop of an empty topic waits");
         long sent = System.currentTimeMillis();
         ctx.send(new Message(topic, Ctx.bytes("at last")));
-        PopResult found = waiting.get(10, TimeUnit.SECONDS);
+        PopResult found = waiting.get(15, TimeUnit.SECONDS);
         ctx.put("waited", System.currentTimeMillis() - sent);
         ctx.equal(PopStatus.FOUND, found.getPopStatus(), "the status of the pop that waited");
         ctx.equal("at last", Ctx.text(found.getMsgFoundList().get(0)), "the message it got");
@@ -418,7 +421,7 @@ final class PopScenarios {
         String topic = ctx.name("t");
         ctx.createTopic(topic, 1);
         ctx.sendMany(topic, "o", 4);
-        PopMessageRequestHeader header = header(ctx, topic, 2, 4000, 0);
+        PopMessageRequestHeader header = header(ctx, topic, 2, INVISIBLE_MILLIS, 0);
         header.setQueueId(0);
         header.setOrder(true);
         header.setAttemptId("one");
