@@ -93,7 +93,8 @@ class Face:
         if not isinstance(where, fastmq.Session | fastmq.sync.Session | Blocking):
             options = {"request_timeout": LATE_SECONDS, **options}
         if name == "Producer":
-            options = {"timeout": LATE_SECONDS, **options}
+            # a send that is tried again because its answer is late is there twice
+            options = {"timeout": LATE_SECONDS, "try_timeout": LATE_SECONDS, **options}
         if self.name != "sync":
             return getattr(fastmq, name)(where, *args, **options)
         return Blocking(getattr(fastmq.sync, name)(getattr(where, "_thing", where), *args, **options))

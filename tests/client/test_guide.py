@@ -30,7 +30,7 @@ def test_an_example_runs(server: Server, number: int) -> None:
     text = EXAMPLES[number].replace("127.0.0.1:9876", server.namesrv)
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.insert(0, {SOURCE!r})\n{text}"],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
     if server.name == "apache4" and "PopConsumer" in text:
         assert "fastmq.client.errors.NotSupported" in done.stderr

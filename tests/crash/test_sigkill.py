@@ -82,7 +82,7 @@ class _Lane:
     def __init__(self, load: Load, index: int) -> None:
         self.load = load
         self.index = index
-        self.sock = socket.create_connection(("127.0.0.1", load.port), 5)
+        self.sock = socket.create_connection(("127.0.0.1", load.port), 60)
         self.splitter = FrameSplitter()
         self.pending: dict[int, tuple[bytes, int]] = {}
         self.number = 0
@@ -129,7 +129,7 @@ class _Lane:
 
 
 def call(port: int, code: int, **ext: object) -> Command:
-    with socket.create_connection(("127.0.0.1", port), 5) as sock:
+    with socket.create_connection(("127.0.0.1", port), 60) as sock:
         sock.sendall(encode_frame(Command(code, opaque=1, ext={key: str(value) for key, value in ext.items()})))
         splitter = FrameSplitter()
         while True:

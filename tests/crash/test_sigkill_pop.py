@@ -40,8 +40,7 @@ class Connection:
     """Blocking requests over one connection."""
 
     def __init__(self, port: int) -> None:
-        self.sock = socket.create_connection(("127.0.0.1", port), 5)
-        self.sock.settimeout(20)
+        self.sock = socket.create_connection(("127.0.0.1", port), 60)
         self.splitter = FrameSplitter()
         self.opaque = 0
 

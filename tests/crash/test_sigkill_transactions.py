@@ -145,7 +145,7 @@ def settle(world: World) -> Counter[bytes]:
         found.update(everything(world.port, TOPIC, QUEUES))
         return found.keys() >= wanted
 
-    wait_until(all_there, "all that was committed is there", 30)
+    wait_until(all_there, "all that was committed is there")
     return found
 
 

@@ -75,7 +75,7 @@ def test_filters_choose(shell: Shell) -> None:
     shell.run("topic", "create", "Chosen", "-q", "1")
     for tag, size in (("small", 1), ("big", 9), ("big", 8)):
         shell.run("send", "Chosen", f"{tag}{size}", "--tag", tag, "--property", f"size={size}")
-    common = ("--from", "first", "--timeout", "3", "--body")
+    common = ("--from", "first", "--count", "2", "--timeout", "20", "--body")
     assert shell.text("consume", "Chosen", "-g", "by-tag", "--tags", "big", *common) == "big9\nbig8\n"
     assert shell.text("consume", "Chosen", "-g", "by-sql", "--sql", "size < 9", *common) == "small1\nbig8\n"
 

@@ -181,7 +181,7 @@ def test_garbage_closes_its_connection_and_no_other(server: FastmqServer) -> Non
                 b"\x00\x00\x00\x08\x00\x00\x00\x04{{{{",
                 os.urandom(999),
             ):
-                with socket.create_connection(("127.0.0.1", port), 5) as evil:
+                with socket.create_connection(("127.0.0.1", port), 60) as evil:
                     evil.sendall(garbage)
                     evil.shutdown(socket.SHUT_WR)
                     assert evil.recv(100) == b""

@@ -210,9 +210,9 @@ def test_apache_opens_what_a_killed_fastmq_left(client: ScenarioRunner, tmp_path
             queues = client.run("offsets", first, topic=CUT)["queues"]
             return sum(row["max"] for row in queues) > 1500
 
-        wait_until(enough, "a good number of messages is stored", 60)
+        wait_until(enough, "a good number of messages is stored")
         first.kill()
-        outcome = client.outcome(job, 30)
+        outcome = client.outcome(job, 90)
         assert outcome["ok"], outcome
         acknowledged = {row["id"]: row for row in outcome["data"]["sent"]}
         assert len(acknowledged) > 1500
@@ -275,7 +275,7 @@ def test_open_transactions_change_hands(client: ScenarioRunner, tmp_path: Path, 
         still_open = bodies["unknown commit"] | bodies["unknown rollback"]
         assert set(asked) >= still_open
         if ours_first:
-            assert len(asked) == len(still_open), "of what fastmq had decided Apache asks nothing"
+            assert set(asked) == still_open, "of what fastmq had decided Apache asks nothing"
         there = wait_until(
             lambda: rows if len(rows := judge.read(second, topic)) == 2 * count else None, "what was committed is there"
         )

@@ -77,12 +77,13 @@ class Story:
 
         def all_asked() -> bool:
             for half in producer.checks(0.2):
-                asked.add(half.body)
-                if but not in half.body:
+                # one that is asked about again before the answer is there: Apache would deliver it once more
+                if half.body not in asked and but not in half.body:
                     self.end(producer, half)
+                asked.add(half.body)
             return asked >= wanted
 
-        wait_until(all_asked, "all that is open is asked about", 40)
+        wait_until(all_asked, "all that is open is asked about")
         return asked
 
     def judge(self, server: Server) -> None:

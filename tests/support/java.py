@@ -28,7 +28,7 @@ class ScenarioRunner(LineProgram):
         class_path = toolchains.client_class_path(version)
         super().__init__([*_java(folder, class_path, options), "wire.Runner", str(threads)], folder)
 
-    def run(self, scenario: str, server: Server, seconds: float = 90, /, **params: object) -> dict[str, Any]:
+    def run(self, scenario: str, server: Server, seconds: float = 300, /, **params: object) -> dict[str, Any]:
         """Runs one scenario and returns its data; AssertionError when it fails. `a_b` is the parameter `a-b`."""
         named = {key.replace("_", "-"): value for key, value in params.items()}
         outcome = self.outcome(self.begin(scenario, {"namesrv": server.namesrv, **named}), seconds)

@@ -63,7 +63,7 @@ class Consumer:
     """A member of a group on a connection of its own."""
 
     def __init__(self, port: int, topic: str, group: str = "g") -> None:
-        self.connection = Connection(port, seconds=30)
+        self.connection = Connection(port, seconds=60)
         self.topic, self.group = topic, group
 
     def start_pop(self, *, wait_ms: int = 0, most: int = 32, invisible_ms: int = 60_000, **more: Any) -> int:

@@ -111,7 +111,7 @@ class Server(ABC):
     """A name server and a broker. Ports and data stay the same over stop, kill and restart."""
 
     name = "server"
-    ready_seconds = 120
+    ready_seconds = 240
 
     def __init__(self, data: Path, settings: Mapping[str, str] | None = None) -> None:
         self.data = data
@@ -207,12 +207,12 @@ class Server(ABC):
     def stop(self) -> None:
         """SIGTERM, and waits for an orderly end. AssertionError if a process had ended before."""
         ended = self.ended()
-        self._end(signal.SIGTERM, 40)
+        self._end(signal.SIGTERM, 120)
         assert not ended, ended
 
     def kill(self) -> None:
         """SIGKILL."""
-        self._end(signal.SIGKILL, 30)
+        self._end(signal.SIGKILL, 120)
 
     def restart(self) -> None:
         """An orderly stop, then a start on the same ports and data."""

@@ -35,7 +35,7 @@ class TransactionProducer:
 
     def __init__(self, port: int, group: str, client_id: str) -> None:
         self.group = group
-        self.connection = Connection(port, seconds=20)
+        self.connection = Connection(port, seconds=60)
         heartbeat = {"clientID": client_id, "producerDataSet": [{"groupName": group}], "consumerDataSet": []}
         answer = self.connection.call(RequestCode.HEART_BEAT, {}, json.dumps(heartbeat).encode())
         assert answer.code == 0, answer.remark

@@ -71,14 +71,14 @@ cdef class Load(LoadSetup):
             if not self.place(c, index, now, now):
                 break
 
-    cdef void place_due(self, int64_t now) noexcept nogil:
-        """Open loop: everything whose time has come, on the connections in turn, then written."""
+    cdef void place_due(self, int64_t now, int64_t until) noexcept nogil:
+        """Open loop: everything whose time has come by `until`, on the connections in turn, then written."""
         cdef int64_t intended
         cdef int32_t tried, first = self.turn, passed = 0
         cdef Connection* c
         while self.may_send():
             intended = self.start_ns + <int64_t>(self.due * self.interval_ns)
-            if intended > now:
+            if intended > until:
                 break
             for tried in range(self.sender_count):
                 c = &self.connections[self.turn]
@@ -416,6 +416,8 @@ cdef class Load(LoadSetup):
             while True:
                 now = now_ns()
                 if give_up < 0 and (now >= end or self.stopping or self.senders_done()):
+                    if self.interval_ns and not self.stopping:
+                        self.place_due(now, end - 1)  # what became due while we were not running
                     self.sending = False
                     self.reading = self.live
                     give_up = now + self.timeout_ns + 2 * TICK_NS
@@ -423,7 +425,7 @@ cdef class Load(LoadSetup):
                     break
                 until = next_check if give_up >= 0 or end > next_check else end
                 if self.sending and self.interval_ns:
-                    self.place_due(now)
+                    self.place_due(now, min(now, end - 1))
                     if self.may_send():
                         until = min(until, self.start_ns + <int64_t>(self.due * self.interval_ns))
                         if until <= now:

@@ -202,6 +202,7 @@ final class Commands {
         ctx.started(consumer);
         int count = ctx.number("count", 1);
         ctx.await(ctx.number("millis", 20_000), () -> inbox.distinct().size() >= count, "%d messages arrive", count);
+        GroupScenarios.awaitStored(ctx, consumer, ctx.param("topic", null));
         ctx.put("bodies", new ArrayList<>(new HashSet<>(inbox.bodies())));
     }
 

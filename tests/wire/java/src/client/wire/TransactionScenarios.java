@@ -4,6 +4,7 @@ import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.CopyOnWriteArrayList;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
@@ -38,6 +39,7 @@ final class TransactionScenarios {
     private static final class Listener implements TransactionListener {
         final List<MessageExt> checked = new CopyOnWriteArrayList<>();
         final Map<String, String> ids = new ConcurrentHashMap<>();
+        private final Set<String> answered = ConcurrentHashMap.newKeySet();
 
         @Override
         public LocalTransactionState executeLocalTransaction(Message message, Object argument) {
@@ -48,7 +50,10 @@ final class TransactionScenarios {
         @Override
         public LocalTransactionState checkLocalTransaction(MessageExt message) {
             checked.add(message);
-            return state(Ctx.text(message).split(" ")[1]);
+            LocalTransactionState state = state(Ctx.text(message).split(" ")[1]);
+            // asked again, before the first answer was there: Apache's broker would deliver it once more
+            boolean first = answered.add(Ctx.text(message));
+            return first ? state : LocalTransactionState.UNKNOW;
         }
 
         int checks(String body) {
