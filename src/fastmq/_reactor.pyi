@@ -52,7 +52,8 @@ class Reactor:
 
         With a store that does not flush in sync the frame goes out at once.
         """
-    def close_connection(self, connection: int) -> None: ...
+    def close_connection(self, connection: int, *, at_once: bool = False) -> None:
+        """Close a connection once what was queued for it is written, or (at_once) whatever is queued."""
     def connections(self) -> list[tuple[int, int, float]]:
         """(id, service, seconds since it last sent or received)."""
     def set_send_policy(

@@ -465,8 +465,8 @@ cdef class Reactor:
             tell_python(self)
             fair_unlock(&self.lock)
 
-    def close_connection(self, int64_t connection):
-        """Close a connection once what was queued for it is written."""
+    def close_connection(self, int64_t connection, *, bint at_once=False):
+        """Close a connection once what was queued for it is written, or whatever is queued."""
         cdef Connection* c
         with nogil:
             fair_lock(&self.lock)
@@ -476,7 +476,7 @@ cdef class Reactor:
             c = connection_of(self, connection)
             if c != NULL:
                 c.closing = True
-                if output_length(c) == 0:
+                if at_once or output_length(c) == 0:
                     connection_close(self, c, END_ASKED)
                 else:
                     set_events(self, c)

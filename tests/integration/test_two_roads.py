@@ -412,6 +412,112 @@ def test_sends_that_are_nearly_alike(tmp_path_factory: pytest.TempPathFactory) -
         roads.close()
 
 
+TOP_VALUES = (
+    '"x"', "5", "-1", '"5"', "null", "true", "1e2", "2147483648", '""', r'"\ud800"', '"é"', "{}", "[]", r'"\u0031"',
+    r'"a\/b"', "0.0", "-0", r'"\u0000"', "99999999999999999999",
+)  # fmt: skip
+FIELD_VALUES = (
+    '"1"', "1", '"01"', "true", "null", r'"\u0031"', r'"\ud83d\ude00"', r'"\ud800"', "1.0", "-0", '"+1"', '" 1"',
+    '"9223372036854775807"', '""',
+)  # fmt: skip
+ORDINARY_FIELDS = {
+    310: {"a": "pg", "b": "plain", "c": "TBW102", "d": "4", "e": "1", "f": "0", "g": "1700000000123", "h": "0",
+          "i": "UNIQ_KEY\x01K1\x02TAGS\x01A\x02", "j": "0", "k": "false", "m": "false"},
+    11: {"consumerGroup": "cg", "topic": "plain", "queueId": "1", "queueOffset": "0", "maxMsgNums": "32",
+         "sysFlag": "4", "commitOffset": "0", "suspendTimeoutMillis": "0", "subscription": "*", "subVersion": "0",
+         "expressionType": "TAG"},
+    15: {"consumerGroup": "cg", "topic": "plain", "queueId": "1", "commitOffset": "1"},
+    14: {"consumerGroup": "cg", "topic": "plain", "queueId": "1"},
+}  # fmt: skip
+
+
+@st.composite
+def odd_headers(draw: st.DrawFn) -> str:
+    """A JSON header as text, mostly with something that no client writes: fields twice, absent, of other types."""
+    code = draw(st.sampled_from([310, 310, 11, 15, 14]))
+    ext = [(json.dumps(key), json.dumps(value)) for key, value in ORDINARY_FIELDS[code].items()]
+    for what in draw(st.lists(st.sampled_from(["more", "changed", "unknown", "gone", "order"]), max_size=2)):
+        value = draw(st.sampled_from(FIELD_VALUES))
+        at = draw(st.integers(0, len(ext) - 1))
+        if what == "more":
+            ext.append((ext[at][0], value))
+        elif what == "changed":
+            ext[at] = ext[at][0], value
+        elif what == "unknown":
+            ext.insert(at, (draw(st.sampled_from(['"zz"', '""', r'"\u0061"', '"é"', '"bname"', '"lo"'])), value))
+        elif what == "gone" and len(ext) > 1:
+            del ext[at]
+        elif what == "order":
+            ext = draw(st.permutations(ext))
+    fields = "{" + ",".join(f"{key}:{value}" for key, value in ext) + "}"
+    top = [('"code"', str(code)), ('"extFields"', fields), ('"flag"', "0"), ('"language"', '"JAVA"'), ('"opaque"', "7"),
+           ('"serializeTypeCurrentRPC"', '"JSON"'), ('"version"', "479")]  # fmt: skip
+    for what in draw(st.lists(st.sampled_from(["more", "changed", "ext", "flag", "gone", "order"]), max_size=2)):
+        value = draw(st.sampled_from(TOP_VALUES))
+        at = draw(st.integers(0, len(top) - 1))
+        name = draw(st.sampled_from(["version", "language", "remark", "opaque", "zz", "serializeTypeCurrentRPC"]))
+        if what == "more":
+            top.append((f'"{name}"', value))
+        elif what == "changed":
+            top = [(key, value if key == f'"{name}"' else old) for key, old in top]
+        elif what == "ext":
+            top.append(('"extFields"', draw(st.sampled_from(["{}", "null", '{"a":"x"}', fields]))))
+        elif what == "flag":  # all of them ask for an answer
+            top.append(('"flag"', draw(st.sampled_from(["0", '"4"', "8", "-8", "null", "true", '"x"']))))
+        elif what == "gone" and len(top) > 1:
+            del top[at]
+        elif what == "order":
+            top = draw(st.permutations(top))
+    return "{" + draw(st.sampled_from([",", ",", " , ", ",\n"])).join(f"{key}:{value}" for key, value in top) + "}"
+
+
+def test_odd_headers_are_read_alike(tmp_path_factory: pytest.TempPathFactory) -> None:
+    roads = Roads(tmp_path_factory.mktemp("odd"), "ASYNC_FLUSH")
+    stacks = roads.hot, roads.cold
+    sockets: list[socket.socket] = []
+
+    def answer_to(sock: socket.socket, frame: bytes) -> Command | str:
+        sock.sendall(frame)
+        splitter = FrameSplitter()
+        while data := sock.recv(1 << 16):
+            for answer in splitter.feed(data):
+                return decode_frame(answer)
+        return "closed"
+
+    def call(header: str) -> None:
+        if not sockets:
+            sockets.extend(socket.create_connection(("127.0.0.1", stack.port), 60) for stack in stacks)
+        text = header.encode()
+        frame = struct.pack(">II", 5 + len(text), len(text)) + text + b"x"
+        hot, cold = (answer_to(sock, frame) for sock in sockets)
+        for answer in (hot, cold):
+            if isinstance(answer, Command):
+                answer.body = b""  # records have the ports of these connections in them
+        if "closed" in (hot, cold):
+            for sock in sockets:
+                sock.close()
+            sockets.clear()
+        assert hot == cold, header
+
+    @settings(max_examples=800, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(odd_headers())
+    def check(header: str) -> None:
+        call(header)
+
+    try:
+        for _ in range(5):
+            for code, ext in ORDINARY_FIELDS.items():
+                call(encode_frame(Command(code, opaque=7, ext=ext))[8:].decode())
+        counted = roads.hot.reactor.statistics()
+        assert min(counted[name] for name in ("hot_sends", "hot_pulls", "hot_commits", "hot_queries")) > 0
+        check()
+        assert roads.hot.store.written_offset == roads.cold.store.written_offset
+    finally:
+        for sock in sockets:
+            sock.close()
+        roads.close()
+
+
 def pull(opaque: int, offset: int, **changes: object) -> Command:
     ext = {
         "consumerGroup": "cg", "topic": "plain", "queueId": "0", "queueOffset": str(offset), "maxMsgNums": "32",

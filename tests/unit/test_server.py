@@ -247,6 +247,22 @@ def test_bytes_that_are_no_request_close_only_their_connection() -> None:
     trio.run(main)
 
 
+def test_an_idle_client_is_closed_though_it_does_not_take_its_answers() -> None:
+    async def main() -> None:
+        async with running() as run:
+            quiet = await run.client()
+            assert (await quiet.call(Command(ECHO, opaque=1))).opaque == 1
+            run.service.answer_bytes = 15 << 20
+            await quiet.send(Command(ECHO, opaque=2))
+            await wait_for(lambda: 2 in run.service.seen)
+            run.server.close_idle(60)
+            assert run.service.gone == []
+            run.server.close_idle(-1)
+            await wait_for(lambda: run.service.gone)
+
+    trio.run(main)
+
+
 def test_a_port_in_use_is_named() -> None:
     async def main() -> None:
         with socket.socket() as taken:

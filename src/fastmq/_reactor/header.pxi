@@ -37,6 +37,7 @@ cdef struct RawHeader:
     int32_t serialize
     bint has_code
     bint has_opaque
+    bint has_ext
     Span opaque_text            # in a JSON header; and how often it is there
     int32_t opaque_count
     int32_t count
@@ -186,6 +187,9 @@ cdef bint read_json_header(const uint8_t* p, const uint8_t* end, RawHeader* head
             return False
         p = skip_space(p + 1, end)
         if span_is(&key, b"extFields", 9):
+            if header.has_ext:
+                return False                # the last one counts alone
+            header.has_ext = True
             p = json_ext_fields(p, end, header)
             if p == NULL:
                 return False
@@ -209,6 +213,11 @@ cdef bint read_json_header(const uint8_t* p, const uint8_t* end, RawHeader* head
                 if not span_int(&value, 0, 0x7FFFFFFF, &number):
                     return False
                 header.flag = <int32_t>number
+            elif span_is(&key, b"version", 7):
+                if not span_int(&value, -0x80000000, 0x7FFFFFFF, &number):
+                    return False
+            elif (value.data - 1)[0] != c'"' and (span_is(&key, b"language", 8) or span_is(&key, b"remark", 6)):
+                return False
         p = skip_space(p, end)
         if p >= end:
             return False
@@ -273,7 +282,7 @@ cdef inline bint read_header(const uint8_t* frame, RawHeader* header) noexcept n
     cdef const uint8_t* end = frame + 8 + (load_be32(frame + 4) & 0xFFFFFF)
     header.flag = 0
     header.count = header.opaque_count = 0
-    header.has_code = header.has_opaque = False
+    header.has_code = header.has_opaque = header.has_ext = False
     header.serialize = frame[4]
     if header.serialize == SERIALIZE_JSON:
         return read_json_header(frame + 8, end, header)

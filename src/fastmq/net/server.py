@@ -363,10 +363,14 @@ class Server:
     async def _close_idle(self) -> None:
         while True:
             await trio.sleep(IDLE_SCAN_SECONDS)
-            for connection, _, idle_seconds in self._reactor.connections():
-                if idle_seconds > limits.IDLE_SECONDS:
-                    log.info("closing the connection %d: idle for %d s", connection, idle_seconds)
-                    self._reactor.close_connection(connection)
+            self.close_idle(limits.IDLE_SECONDS)
+
+    def close_idle(self, limit_seconds: float) -> None:
+        """Close the connections on which nothing moved for longer, also those that do not take their answers."""
+        for connection, _, idle_seconds in self._reactor.connections():
+            if idle_seconds > limit_seconds:
+                log.info("closing the connection %d: idle for %d s", connection, idle_seconds)
+                self._reactor.close_connection(connection, at_once=True)
 
 
 def failure_reply(error: Exception, peer: Peer, request: Command) -> Reply:
