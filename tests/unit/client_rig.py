@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
 import anyio.abc
 
-from fastmq.protocol.bodies import BrokerData, ClusterInfo, QueueData, TopicRouteData
+from fastmq.protocol import message as m
+from fastmq.protocol.bodies import BrokerData, ClusterInfo, MessageQueue, QueueData, TopicRouteData, dumps
+from fastmq.protocol.bodies._read import read_object
 from fastmq.protocol.codes import RequestCode, ResponseCode
 from fastmq.protocol.command import Command, FrameSplitter, decode_frame, encode_frame
 
@@ -90,3 +92,70 @@ class FakeCluster:
             tasks.start_soon(listener.serve, self._serve)
             yield self
             tasks.cancel_scope.cancel()
+
+
+class FakeGroup(FakeCluster):
+    """A cluster whose topic `t` has messages for a group: `bodies` of each queue. A pull that finds none is held."""
+
+    def __init__(self, bodies: Mapping[int, Sequence[str]]) -> None:
+        super().__init__()
+        self.bodies = bodies
+        self.others: list[str] = []
+        """Members beside the one that asks."""
+        self.stored: dict[tuple[str, str], int] = {}
+        self.locks: list[tuple[str, int]] = []
+        """What happened to the locks of `t`: ("lock" or "unlock", queue)."""
+        self.answers |= {
+            RequestCode.GET_CONSUMER_LIST_BY_GROUP: self._members,
+            RequestCode.QUERY_CONSUMER_OFFSET: self._offset,
+            RequestCode.UPDATE_CONSUMER_OFFSET: self._store,
+            RequestCode.PULL_MESSAGE: self._pull,
+            RequestCode.LOCK_BATCH_MQ: self._lock,
+            RequestCode.UNLOCK_BATCH_MQ: self._unlock,
+            RequestCode.CONSUMER_SEND_MSG_BACK: lambda request: request.reply(),
+        }
+
+    def _members(self, request: Command) -> Command:
+        heartbeat = read_object(self.asked(RequestCode.HEART_BEAT)[-1].body, "a heartbeat")
+        return request.reply(body=dumps({"consumerIdList": [heartbeat["clientID"], *self.others]}))
+
+    def _offset(self, request: Command) -> Command:
+        return request.reply(ext={"offset": str(self.stored.get((request.ext["topic"], request.ext["queueId"]), 0))})
+
+    def _store(self, request: Command) -> Command:
+        self.stored[request.ext["topic"], request.ext["queueId"]] = int(request.ext["commitOffset"])
+        return request.reply()
+
+    def _pull(self, request: Command) -> Command | None:
+        queue_id, offset = int(request.ext["queueId"]), int(request.ext["queueOffset"])
+        left = self.bodies.get(queue_id, ())[offset:] if request.ext["topic"] == "t" else ()
+        if not left:
+            return None
+        page = b"".join(
+            m.encode_message(
+                m.StoredMessage(
+                    topic="t",
+                    body=body.encode(),
+                    queue_id=queue_id,
+                    queue_offset=offset + at,
+                    store_host=("1.2.3.4", 5),
+                )
+            )
+            for at, body in enumerate(left)
+        )
+        after = str(offset + len(left))
+        ext = {"nextBeginOffset": after, "minOffset": "0", "maxOffset": after, "suggestWhichBrokerId": "0"}
+        return request.reply(ext=ext, body=page)
+
+    def _named(self, request: Command) -> list[MessageQueue]:
+        queues = [MessageQueue.from_json(one) for one in read_object(request.body, "a lock")["mqSet"]]
+        what = "lock" if request.code == RequestCode.LOCK_BATCH_MQ else "unlock"
+        self.locks += [(what, one.queue_id) for one in queues if one.topic == "t"]
+        return queues
+
+    def _lock(self, request: Command) -> Command:
+        return request.reply(body=dumps({"lockOKMQSet": self._named(request)}))
+
+    def _unlock(self, request: Command) -> Command:
+        self._named(request)
+        return request.reply()

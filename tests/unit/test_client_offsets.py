@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import anyio
@@ -12,7 +14,7 @@ import pytest
 
 import fastmq
 from fastmq.client.errors import ClientError, RequestTimeout
-from fastmq.client.offsets import RemoteOffsets
+from fastmq.client.offsets import LocalOffsets, RemoteOffsets
 from fastmq.client.session import Session
 from fastmq.protocol.bodies import MessageQueue, dumps
 from fastmq.protocol.bodies._read import read_object
@@ -35,10 +37,16 @@ class Broker:
         self.waiting: list[tuple[int, anyio.Event]] = []
         self.stored: list[int] = []
         self.refuse = False
+        self.silent = ""
+        self.offset = 0
 
     async def call_broker(self, name: str, request: Command, *, any_other: bool, **_: float) -> Command:
+        if name == self.silent:
+            await anyio.sleep_forever()
         if self.refuse:
             raise RequestTimeout("too late")
+        if request.code == RequestCode.QUERY_CONSUMER_OFFSET:
+            return request.reply(ext={"offset": str(self.offset)})
         may_run, done = anyio.Event(), anyio.Event()
         offset = int(request.ext["commitOffset"])
         self.waiting.append((offset, may_run))
@@ -147,8 +155,23 @@ def test_the_first_offset_of_a_topic_is_there_before_others_come(run: Run) -> No
         first = [offset for offset, _ in broker.waiting]
         assert sorted(offset // 10 for offset in first) == [1, 2]
         await broker.carry_out_the_newest_first()
-        assert sorted(broker.stored[:2]) == sorted(first)
+        stored_first = {offset // 10: offset for offset in reversed(broker.stored)}
+        assert sorted(stored_first.values()) == sorted(first)
         assert sorted(broker.stored) == [10, 11, 12, 20, 21, 22]
+
+    run(scenario)
+
+
+def test_a_broker_that_does_not_answer_holds_up_its_own_offsets_alone(run: Run) -> None:
+    async def scenario(broker: Broker, offsets: RemoteOffsets, tasks: anyio.abc.TaskGroup) -> None:
+        broker.silent = "a"
+        for name in ("a", "b"):
+            for queue_id in range(3):
+                offsets.update(MessageQueue("t", name, queue_id), 10 + queue_id)
+        tasks.start_soon(offsets.persist)
+        await broker.carry_out_the_newest_first()
+        assert sorted(broker.stored) == [10, 11, 12]
+        tasks.cancel_scope.cancel()
 
     run(scenario)
 
@@ -162,6 +185,48 @@ def test_others_queues_stay_as_they_are(run: Run) -> None:
         await anyio.lowlevel.checkpoint()
 
     run(scenario)
+
+
+def test_looking_at_the_offset_of_anothers_queue_does_not_store_it(run: Run) -> None:
+    async def scenario(broker: Broker, offsets: RemoteOffsets, tasks: anyio.abc.TaskGroup) -> None:
+        broker.offset = 3
+        assert await offsets.load(QUEUE) == 3
+        tasks.start_soon(offsets.persist)
+        await broker.carry_out_the_newest_first()
+        assert broker.stored == []
+
+    run(scenario)
+
+
+class Folder(LocalOffsets):
+    """Offsets in a file that is written when the test says so."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.writers = 0
+        self.may_write = threading.Event()
+
+    def _write(self, text: bytes) -> None:
+        self.writers += 1
+        assert self.writers == 1, "one at a time"
+        assert self.may_write.wait(60)
+        super()._write(text)
+        self.writers -= 1
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_one_at_a_time_writes_offsets_of_broadcasting(backend: str, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        offsets = Folder(tmp_path / "offsets.json")
+        async with anyio.create_task_group() as tasks:
+            for offset in (1, 2, 3):
+                offsets.update(QUEUE, offset)
+                tasks.start_soon(offsets.persist)
+                await anyio.wait_all_tasks_blocked()
+            offsets.may_write.set()
+        assert await LocalOffsets(tmp_path / "offsets.json").load(QUEUE) == 3
+
+    anyio.run(scenario, backend=backend)
 
 
 def _group_of_one(cluster: FakeCluster) -> None:

@@ -33,7 +33,11 @@ class Assigned:
         self.max_offset = 0
         self.waiting: deque[ReceivedMessage] = deque()
         """In order: pulled, and not yet with the listener."""
-        self.idle: anyio.Event | None = None
+        self.before: Assigned | None = None
+        """In order: what the queue was begun anew from, while a listener still has a message of it."""
+        self.complained = False
+        """Whether it was said that it cannot be pulled."""
+        self._idle = anyio.Event()
         self._runner: anyio.Event | None = None
 
     def __repr__(self) -> str:
@@ -50,6 +54,25 @@ class Assigned:
         if self._runner is not None:
             self._runner.set()
             self._runner = None
+
+    def begin_one(self) -> None:
+        """In order: a listener gets a message."""
+        self.running += 1
+
+    def end_one(self) -> None:
+        """In order: the listener has ended."""
+        self.running -= 1
+        if not self.running:
+            self._idle.set()
+            self._idle = anyio.Event()
+
+    async def wait_idle(self) -> None:
+        """In order: wait until no listener has a message of it, or of what it was begun anew from."""
+        if self.before is not None:
+            await self.before.wait_idle()
+            self.before = None
+        while self.running:
+            await self._idle.wait()
 
     async def wait_for_messages(self) -> None:
         """In order: wait for `wake_runner`."""

@@ -7,6 +7,8 @@ and brings its exception to whoever has the object open.
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 
@@ -99,6 +101,16 @@ def _only(failures: BaseExceptionGroup[BaseException]) -> BaseException | None:
             return None
         inner = inner.exceptions[0]
     return inner
+
+
+def is_stray(error: BaseException) -> bool:
+    """Whether a cancellation, in the task that it reached, is none of that task: with asyncio, awaiting something that
+    was cancelled looks the same. Who lets one through ends without a trace.
+    """
+    if not isinstance(error, asyncio.CancelledError) or anyio.current_effective_deadline() == -math.inf:
+        return False
+    task = asyncio.current_task()
+    return task is not None and not task.cancelling()
 
 
 class Tasks:

@@ -208,9 +208,9 @@ class QueueConsumer(SessionUser):
         """Take no more messages of a topic."""
         wire = self.session.wrap(topic)
         self._subscriptions.pop(wire, None)
-        for assigned in [one for one in self._assigned.values() if one.queue.topic == wire]:
-            await self._drop(assigned)
+        await self._drop([one for one in self._assigned.values() if one.queue.topic == wire])
         await self.session.heartbeat_now()
+        self._rebalance_soon()  # which may just have taken one
 
     def heartbeat_part(self) -> ConsumerData:
         """What heartbeats say of it."""
@@ -254,9 +254,7 @@ class QueueConsumer(SessionUser):
                 balanced = False
                 continue
             balanced = await self._balance_topic(topic, mine) and balanced
-        for assigned in list(self._assigned.values()):
-            if assigned.queue.topic not in self._subscriptions:
-                await self._drop(assigned)
+        await self._drop([one for one in self._assigned.values() if one.queue.topic not in self._subscriptions])
         return balanced
 
     async def _my_queues(self, topic: str) -> list[MessageQueue]:
@@ -292,9 +290,8 @@ class QueueConsumer(SessionUser):
 
     async def _balance_topic(self, topic: str | None, mine: Sequence[MessageQueue]) -> bool:
         wanted = set(mine)
-        for assigned in list(self._assigned.values()):
-            if (topic is None or assigned.queue.topic == topic) and assigned.queue not in wanted:
-                await self._drop(assigned)
+        ours = [one for one in self._assigned.values() if topic is None or one.queue.topic == topic]
+        await self._drop([one for one in ours if one.queue not in wanted])
         balanced = True
         for queue in mine:
             if queue not in self._assigned and not self._draining:
@@ -314,7 +311,7 @@ class QueueConsumer(SessionUser):
         except ClientError as error:
             log.info("%s cannot be taken yet: %s", queue, error)
             return False
-        if queue in self._assigned:
+        if queue in self._assigned or self._draining:
             return True
         assigned = Assigned(queue, data, offset)
         assigned.locked_until = lock
@@ -335,13 +332,19 @@ class QueueConsumer(SessionUser):
     def _on_taken(self, assigned: Assigned) -> None:
         """A queue was taken."""
 
-    async def _drop(self, assigned: Assigned) -> None:
-        """Give a queue up; what is done of it is stored."""
-        self._end(assigned)
-        self._offsets.update(assigned.queue, assigned.window.commit_offset)
-        await self._offsets.persist([assigned.queue])
-        self._offsets.forget(assigned.queue)
-        await self._on_dropped(assigned)
+    async def _drop(self, several: Sequence[Assigned]) -> None:
+        """Give queues up; what is done of them is stored."""
+        if not several:
+            return
+        for assigned in several:
+            self._end(assigned)
+            self._offsets.update(assigned.queue, assigned.window.commit_offset)
+            self._on_dropped(assigned)
+        await self._offsets.persist([one.queue for one in several])
+        for assigned in several:
+            if assigned.queue not in self._assigned:
+                self._offsets.forget(assigned.queue)
+            self._after_drop(assigned)
 
     def _end(self, assigned: Assigned) -> None:
         assigned.dropped = True
@@ -350,8 +353,11 @@ class QueueConsumer(SessionUser):
         if assigned.scope is not None:
             assigned.scope.cancel()
 
-    async def _on_dropped(self, assigned: Assigned) -> None:
+    def _on_dropped(self, assigned: Assigned) -> None:
         """A queue was given up."""
+
+    def _after_drop(self, assigned: Assigned) -> None:
+        """Where somebody else goes on in a queue that was given up is stored, or cannot be."""
 
     def _restart(self, assigned: Assigned, offset: int) -> Assigned:
         """Go on elsewhere in a queue; what was pulled of it is forgotten."""
@@ -359,6 +365,7 @@ class QueueConsumer(SessionUser):
         self._offsets.update(assigned.queue, offset)
         fresh = Assigned(assigned.queue, assigned.subscription, offset)
         fresh.locked_until, fresh.last_lock_ms = assigned.locked_until, assigned.last_lock_ms
+        fresh.before = assigned if assigned.running else assigned.before
         self._begin(fresh)
         return fresh
 
@@ -366,6 +373,7 @@ class QueueConsumer(SessionUser):
         """Where to begin in a queue (computePullFromWhere). Raises ClientError."""
         stored = await self._offsets.load(queue)
         if stored is not None and stored >= 0:
+            self._offsets.update(queue, stored)
             return stored
         if names.is_retry_topic(queue.topic):
             return 0
@@ -479,7 +487,12 @@ class QueueConsumer(SessionUser):
         if isinstance(error, BrokerError) and error.code == ResponseCode.FLOW_CONTROL:
             await anyio.sleep(BUSY_SECONDS)
             return
-        log.info("pulling %s failed: %s", assigned.queue, error)
+        hopeless = not error.retryable and not isinstance(error, SubscriptionError)
+        log.log(
+            logging.WARNING if hopeless and not assigned.complained else logging.INFO,
+            "pulling %s failed: %s", assigned.queue, error,
+        )  # fmt: skip
+        assigned.complained = hopeless
         if isinstance(error, SubscriptionError):
             await self.session.heartbeat_now()
         elif not isinstance(error, BrokerError) or error.code == ResponseCode.TOPIC_NOT_EXIST:

@@ -32,6 +32,7 @@ class QueueLocks:
         self._session = session
         self._group = group
         self._assigned = assigned
+        self._held: set[MessageQueue] = set()  # also what a broker may have given us, though we do not know it
 
     def holds(self, assigned: Assigned) -> bool:
         """Whether we may consume the queue now."""
@@ -40,8 +41,12 @@ class QueueLocks:
     async def acquire(self, queue: MessageQueue) -> float:
         """Until when we hold a queue; 0 if somebody else has it. Raises ClientError."""
         begin = self._session.clock.monotonic()
+        self._held.add(queue)
         granted = await self._ask(queue.broker_name, [queue])
-        return begin + LOCK_SECONDS if queue in granted else 0.0
+        if queue in granted:
+            return begin + LOCK_SECONDS
+        self._held.discard(queue)
+        return 0.0
 
     async def _ask(self, broker_name: str, queues: Collection[MessageQueue]) -> Collection[MessageQueue]:
         reply = await self._session.call_broker(broker_name, self._request(RequestCode.LOCK_BATCH_MQ, queues))
@@ -90,6 +95,10 @@ class QueueLocks:
                 with suppress(ClientError):
                     assigned.locked_until = await self.acquire(assigned.queue)
 
+    async def release_all(self) -> None:
+        """Give back whatever we hold."""
+        await self.release(self._held)
+
     async def release(self, queues: Collection[MessageQueue]) -> None:
         """Give locks back. What cannot be told runs out by itself."""
         by_broker: dict[str, list[MessageQueue]] = {}
@@ -100,3 +109,4 @@ class QueueLocks:
                 await self._session.call_broker(
                     broker_name, self._request(RequestCode.UNLOCK_BATCH_MQ, ours), timeout=1.0
                 )
+            self._held.difference_update(ours)

@@ -35,7 +35,7 @@ class Offsets(Protocol):
         """Remember an offset; `persist` stores it."""
 
     def known(self, queue: MessageQueue) -> int | None:
-        """The offset as last loaded or updated."""
+        """The offset as last updated."""
 
     async def persist(self, queues: Collection[MessageQueue] | None = None) -> ClientError | None:
         """Store them. What cannot be stored now will be later: why it cannot is given back, not raised."""
@@ -81,7 +81,7 @@ class RemoteOffsets:
             raise
         except (KeyError, ValueError) as error:
             raise BrokerError(ResponseCode.SYSTEM_ERROR, f"no offset in the answer: {error!r}") from None
-        self._offsets[queue] = offset
+        # not remembered: what is remembered is stored again and again, and the queue may be somebody else's
         return offset
 
     async def persist(self, queues: Collection[MessageQueue] | None = None) -> ClientError | None:
@@ -94,7 +94,10 @@ class RemoteOffsets:
 
     async def _persist(self, queues: Collection[MessageQueue] | None) -> ClientError | None:
         # also what has not changed: a broker that crashed may have lost the last seconds of what it was told
-        known = [(queue, offset) for queue, offset in self._offsets.items() if queues is None or queue in queues]
+        tables: dict[tuple[str, str], list[tuple[MessageQueue, int]]] = {}
+        for queue, offset in self._offsets.items():
+            if queues is None or queue in queues:
+                tables.setdefault((queue.topic, queue.broker_name), []).append((queue, offset))
         failure: ClientError | None = None
 
         async def store(item: tuple[MessageQueue, int]) -> None:
@@ -109,11 +112,13 @@ class RemoteOffsets:
                 log.info("the offset %d of %s is not stored yet: %s", offset, queue, error)
 
         # Apache makes a table for a group's offsets of a topic with the first of them. When two first ones come at the
-        # same time, one table replaces the other and an offset is lost. So one of each topic and broker goes ahead
-        ahead = {(item[0].topic, item[0].broker_name): item for item in known}
-        others = [item for item in known if ahead[item[0].topic, item[0].broker_name] is not item]
-        for items in (ahead.values(), others):
-            await self._session.each([(store, item) for item in items])
+        # same time, one table replaces the other and an offset is lost. So one of each topic and broker goes ahead; a
+        # broker that does not answer holds up its own
+        async def store_table(items: list[tuple[MessageQueue, int]]) -> None:
+            await store(items[0])
+            await self._session.each([(store, item) for item in items[1:]])
+
+        await self._session.each([(store_table, items) for items in tables.values()])
         return failure
 
 
@@ -125,6 +130,7 @@ class LocalOffsets:
         self._offsets: dict[MessageQueue, int] = {}
         self._dirty = False
         self._loaded = False
+        self._one_at_a_time = anyio.Lock()
 
     def known(self, queue: MessageQueue) -> int | None:
         return self._offsets.get(queue)
@@ -156,17 +162,18 @@ class LocalOffsets:
         return {}
 
     async def persist(self, queues: Collection[MessageQueue] | None = None) -> ClientError | None:
-        if not self._dirty:
+        async with self._one_at_a_time:
+            if not self._dirty:
+                return None
+            self._dirty = False
+            try:
+                await anyio.to_thread.run_sync(self._write, dumps({"offsetTable": dict(self._offsets)}))
+            except OSError as error:
+                self._dirty = True
+                failure = ClientError(f"the offsets cannot be written to {self._path}: {error}")
+                log.warning("%s", failure)
+                return failure
             return None
-        self._dirty = False
-        try:
-            await anyio.to_thread.run_sync(self._write, dumps({"offsetTable": dict(self._offsets)}))
-        except OSError as error:
-            self._dirty = True
-            failure = ClientError(f"the offsets cannot be written to {self._path}: {error}")
-            log.warning("%s", failure)
-            return failure
-        return None
 
     def _write(self, text: bytes) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)

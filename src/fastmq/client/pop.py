@@ -89,6 +89,7 @@ class PopConsumer(SessionUser):
         self._ready: deque[tuple[ReceivedMessage, float]] = deque()
         self._asking: set[tuple[str, str]] = set()
         self._arrived = anyio.Event()
+        self._leaving = False
         self._failure: ClientError | None = None
         self._no_batch_acks: set[str] = set()
         self._tasks: Tasks
@@ -111,6 +112,7 @@ class PopConsumer(SessionUser):
         await session.heartbeat_now()
 
     async def _close(self) -> None:
+        self._leaving = True
         if hasattr(self, "_tasks"):
             await self._tasks.stop()
             self._arrived.set()
@@ -147,6 +149,8 @@ class PopConsumer(SessionUser):
         clock = self.session.clock
         deadline = clock.monotonic() + wait
         while True:
+            if self._leaving:
+                raise ClientClosed("it is closed")
             messages = self._take(max_messages)
             left = deadline - clock.monotonic()
             if messages:
@@ -159,14 +163,13 @@ class PopConsumer(SessionUser):
                 if clock.monotonic() >= deadline:
                     return []
                 continue
-            self._arrived = anyio.Event()
+            if self._arrived.is_set():  # who waits already hears of it, too
+                self._arrived = anyio.Event()
             # a request that was sent with the last of our time is answered a little later
             with anyio.move_on_after(max(0.0, left) + 0.5) as scope:
                 await self._arrived.wait()
             if scope.cancelled_caught and clock.monotonic() >= deadline:
                 return self._take(max_messages)
-            if not self._opened:
-                raise ClientClosed("it is closed")
             if clock.monotonic() >= deadline and not self._ready and not self._asking:
                 self._raise_failure()
                 return []

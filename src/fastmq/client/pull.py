@@ -154,7 +154,9 @@ class Consumer(QueueConsumer):
             if assigned_now is not None:
                 assigned_now.window.done_through(message.queue_offset)
                 assigned_now.wake()
-            self._given = [item for item in self._given if item[1].queue_offset in item[0].window]
+            self._given = [
+                item for item in self._given if not item[0].dropped and item[1].queue_offset in item[0].window
+            ]
         await self.store()
 
     async def store(self) -> None:
@@ -193,28 +195,30 @@ class Consumer(QueueConsumer):
             raise UsageError(f"offset {offset} is below 0")
         old = self._ours(queue)
         self._given = [item for item in self._given if item[0] is not old]
+        self._ready = deque(item for item in self._ready if item[0] is not old)
         self._restart(old, offset)
 
     async def seek_to_time(self, at: datetime | float, queues: Iterable[MessageQueue] | None = None) -> None:
         """Go on with the first messages stored at a time (seconds since the epoch, or a datetime) or later."""
-        for queue in self._chosen(queues):
-            self.seek(
-                queue, await self._queue_offset(RequestCode.SEARCH_OFFSET_BY_TIMESTAMP, self._wire(queue), to_ms(at))
-            )
+        await self._seek_each(queues, RequestCode.SEARCH_OFFSET_BY_TIMESTAMP, to_ms(at))
 
     async def seek_to_begin(self, queues: Iterable[MessageQueue] | None = None) -> None:
         """Go on with the oldest messages there are."""
-        for queue in self._chosen(queues):
-            self.seek(queue, await self._queue_offset(RequestCode.GET_MIN_OFFSET, self._wire(queue)))
+        await self._seek_each(queues, RequestCode.GET_MIN_OFFSET)
 
     async def seek_to_end(self, queues: Iterable[MessageQueue] | None = None) -> None:
         """Go on with messages that are sent from now on."""
-        for queue in self._chosen(queues):
-            self.seek(queue, await self._queue_offset(RequestCode.GET_MAX_OFFSET, self._wire(queue)))
+        await self._seek_each(queues, RequestCode.GET_MAX_OFFSET)
 
-    def _chosen(self, queues: Iterable[MessageQueue] | None) -> list[MessageQueue]:
+    async def _seek_each(
+        self, queues: Iterable[MessageQueue] | None, code: int, timestamp_ms: int | None = None
+    ) -> None:
         self.session.check_open()
-        return self.assignment if queues is None else list(queues)
+        for queue in self.assignment if queues is None else list(queues):
+            offset = await self._queue_offset(code, self._wire(queue), timestamp_ms)
+            # of all that are ours one may have gone to another member meanwhile
+            if queues is not None or self._wire(queue) in self._assigned:
+                self.seek(queue, offset)
 
     async def queues(self, topic: str) -> list[MessageQueue]:
         """All queues of a topic that can be read."""

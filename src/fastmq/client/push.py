@@ -17,6 +17,7 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from fastmq.client.assigned import Assigned
+from fastmq.client.background import is_stray
 from fastmq.client.consuming import QueueConsumer
 from fastmq.client.errors import ClientError
 from fastmq.client.locks import QueueLocks
@@ -135,6 +136,7 @@ class PushConsumer(QueueConsumer):
         self._limiter: anyio.CapacityLimiter
         self._slots: anyio.Semaphore
         self._locks: QueueLocks | None = None
+        self._leaving: set[MessageQueue] = set()
 
     # --- life --------------------------------------------------------------------------------------------------------
 
@@ -181,7 +183,7 @@ class PushConsumer(QueueConsumer):
 
     async def _leave(self) -> None:
         if self._locks is not None:
-            await self._locks.release(list(self._assigned))
+            await self._locks.release_all()
 
     @property
     def _worker_count(self) -> int:
@@ -227,6 +229,8 @@ class PushConsumer(QueueConsumer):
                     continue
                 call.begin(assigned, messages, clock.monotonic())
                 failure = await self._call(assigned, messages)
+                if failure is not None and call.scope.cancel_called:
+                    return  # what the listener made of being ended by the watchdog; here nothing can be awaited
                 call.assigned = None
                 await self._settle(assigned, messages, failure)
                 calls += 1
@@ -291,7 +295,10 @@ class PushConsumer(QueueConsumer):
                 with anyio.fail_after(self._consume_seconds):
                     outcome = await listener(argument)
             else:
-                outcome = await anyio.to_thread.run_sync(listener, argument, limiter=self._limiter)
+                # a thread cannot be ended: who closes the consumer waits for it no longer than `drain_seconds`
+                outcome = await anyio.to_thread.run_sync(
+                    listener, argument, abandon_on_cancel=True, limiter=self._limiter
+                )
                 if isinstance(outcome, Awaitable):
                     outcome = await outcome
             if outcome is False:
@@ -300,6 +307,11 @@ class PushConsumer(QueueConsumer):
             failure = error
             if not isinstance(error, RetryLater):
                 log.warning("the listener of %s failed with %r", self.group, messages[0], exc_info=error)
+        except anyio.get_cancelled_exc_class() as error:
+            if not is_stray(error):
+                raise
+            failure = error
+            log.warning("the listener of %s was cancelled with %r", self.group, messages[0], exc_info=error)
         finally:
             self._ended_one()
         now = clock.monotonic()
@@ -361,6 +373,8 @@ class PushConsumer(QueueConsumer):
     # --- in order ----------------------------------------------------------------------------------------------------
 
     async def _acquire(self, queue: MessageQueue) -> float:
+        if queue in self._leaving:
+            return 0.0  # a listener still has a message of it, and the lock is given back after that
         if self._locks is None:
             return float("inf")
         return await self._locks.acquire(queue)
@@ -369,24 +383,28 @@ class PushConsumer(QueueConsumer):
         if self.in_order:
             self._tasks.spawn(self._run_in_order, assigned)
 
-    async def _on_dropped(self, assigned: Assigned) -> None:
-        if not self.in_order:
-            return
-        assigned.wake_runner()
-        if self._locks is not None:
-            # not here: the other queues must not wait for a slow listener
-            self._tasks.spawn(self._release_when_idle, assigned, self._locks)
+    def _on_dropped(self, assigned: Assigned) -> None:
+        if self.in_order:
+            self._leaving.add(assigned.queue)
+            assigned.wake_runner()
 
-    async def _release_when_idle(self, assigned: Assigned, locks: QueueLocks) -> None:
-        """The next owner must not begin before our listener has ended."""
-        while assigned.running:
-            assigned.idle = anyio.Event()
-            await assigned.idle.wait()
-        await locks.release([assigned.queue])
+    def _after_drop(self, assigned: Assigned) -> None:
+        if self.in_order:
+            # not here: the other queues must not wait for a slow listener
+            self._tasks.spawn(self._leave_when_idle, assigned)
+
+    async def _leave_when_idle(self, assigned: Assigned) -> None:
+        """The next owner, which may be we, must not begin before our listener has ended."""
+        await assigned.wait_idle()
+        if self._locks is not None:
+            await self._locks.release([assigned.queue])
+        self._leaving.discard(assigned.queue)
+        self._rebalance_soon()
 
     async def _run_in_order(self, assigned: Assigned) -> None:
         """Consume one queue, one call at a time, while we hold its lock."""
         waiting = assigned.waiting
+        await assigned.wait_idle()
         while not assigned.dropped:
             if not waiting:
                 await assigned.wait_for_messages()
@@ -400,14 +418,18 @@ class PushConsumer(QueueConsumer):
     async def _consume_in_order(self, assigned: Assigned, messages: list[ReceivedMessage]) -> None:
         tries = 0
         while not assigned.dropped and not self._draining:
+            if self._locks is not None and not self._locks.holds(assigned):
+                await self._locks.wait_for_lock(assigned)
+                continue
             async with self._slots:
-                assigned.running += 1
+                lost = self._locks is not None and not self._locks.holds(assigned)
+                if lost or assigned.dropped or self._draining:
+                    continue  # while it waited for a slot
+                assigned.begin_one()
                 try:
                     failure = await self._call(assigned, messages)
                 finally:
-                    assigned.running -= 1
-                    if assigned.idle is not None:
-                        assigned.idle.set()
+                    assigned.end_one()
             if assigned.dropped:
                 # nobody else can have it before we unlock, but where it goes on is stored already
                 return
@@ -421,8 +443,6 @@ class PushConsumer(QueueConsumer):
             if (gives_up or (limit is not None and tries > limit)) and not await self._bury(messages):
                 break
             await anyio.sleep(self._pause_seconds)
-            if self._locks is not None and not self._locks.holds(assigned):
-                await self._locks.wait_for_lock(assigned)
         else:
             return
         for message in messages:

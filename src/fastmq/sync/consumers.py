@@ -96,25 +96,33 @@ class Consumer(_Steered[apull.Consumer]):
         super().__init__(lambda: apull.Consumer(inner_where(where), group, topics, auto_commit=False, **options))
         self.auto_commit = auto_commit
         self._batch: deque[ReceivedMessage] = deque()
-        self._taken: list[ReceivedMessage] = []
+        self._last: list[ReceivedMessage] = []  # what the last call gave: it may not have been worked on yet
+        self._taken: list[ReceivedMessage] = []  # what was given before
 
     def __iter__(self) -> Iterator[ReceivedMessage]:
         return self
 
     def __next__(self) -> ReceivedMessage:
+        self._pass_on()
         if not self._batch:
             self._batch.extend(self._poll(32, None))
         message = self._batch.popleft()
-        self._taken.append(message)
+        self._last = [message]
         return message
 
     def poll(self, max_messages: int = 32, timeout: float | None = None) -> list[ReceivedMessage]:
         """Up to `max_messages` messages; empty after `timeout` seconds."""
+        self._pass_on()
         messages = [self._batch.popleft() for _ in range(min(max_messages, len(self._batch)))]
         if not messages:
             messages = self._poll(max_messages, timeout)
-        self._taken.extend(messages)
+        self._last = messages[:]
         return messages
+
+    def _pass_on(self) -> None:
+        """The next message is asked for: those given before are done, if that is what it means."""
+        self._taken.extend(self._last)
+        self._last = []
 
     def _poll(self, max_messages: int, timeout: float | None) -> list[ReceivedMessage]:
         self._settle()
@@ -126,18 +134,18 @@ class Consumer(_Steered[apull.Consumer]):
             self._taken = []
 
     def _before_close(self) -> None:
-        # the last message taken may not have been worked on
-        if self._taken:
-            self._taken.pop()
         self._settle()
 
     def commit(self, message: ReceivedMessage | None = None) -> None:
         """Everything taken so far is done, or everything up to `message` in its queue. Stores it at once."""
         if message is None:
+            self._pass_on()
             self._plain(self._it.done, self._taken)
             self._taken = []
             self._run(self._it.store)
         else:
+            self._taken = _behind(message, self._taken)
+            self._last = _behind(message, self._last)
             self._run(self._it.commit, message)
 
     def committed(self, queue: MessageQueue) -> int | None:
@@ -179,3 +187,9 @@ class Consumer(_Steered[apull.Consumer]):
     def assign(self, queues: Iterable[MessageQueue]) -> None:
         """Take exactly these queues from now on."""
         self._run(self._it.assign, list(queues))
+
+
+def _behind(message: ReceivedMessage, messages: list[ReceivedMessage]) -> list[ReceivedMessage]:
+    """Those that are not done if everything up to a message in its queue is."""
+    queue, offset = message.queue, message.queue_offset
+    return [one for one in messages if one.queue != queue or one.queue_offset > offset]

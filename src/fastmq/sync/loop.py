@@ -82,9 +82,10 @@ class _Loop:
             self._users -= 1
             if self._users or self._stop is None or self._thread is None:
                 return
-            self._stop()
-            self._thread.join()
-            self._portal = self._thread = self._stop = None
+            stop, thread = self._stop, self._thread
+            self._portal = self._thread = self._stop = None  # also if the wait is interrupted
+            stop()
+            thread.join()
 
     def close_all(self) -> None:
         """The interpreter exits."""
@@ -115,15 +116,17 @@ class Blocking(Generic[A]):
 
     def _plain(self, call: Callable[..., T], *args: Any) -> T:
         """Call something in the loop that does not wait."""
-        self._check()
-        assert self._portal is not None
-        return self._portal.call(functools.partial(call, *args))
+        return self._checked().call(functools.partial(call, *args))
 
     def _run(self, call: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any) -> T:
         """Do something in the loop and wait for it. Interrupting the wait (Ctrl-C) cancels it."""
-        self._check()
-        assert self._portal is not None
-        future: Future[Any] = self._portal.start_task_soon(functools.partial(call, *args, **kwargs))
+        portal = self._checked()
+        try:
+            future: Future[Any] = portal.start_task_soon(functools.partial(call, *args, **kwargs))
+        except RuntimeError as error:
+            if portal is self._portal:  # called in the loop itself
+                raise
+            raise ClientClosed("it is closed") from error
         try:
             result: T = future.result()
         except BaseException:
@@ -132,10 +135,16 @@ class Blocking(Generic[A]):
         return result
 
     def _check(self) -> None:
+        self._checked()
+
+    def _checked(self) -> BlockingPortal:
+        """The way into the loop; another thread may close it at any time."""
+        portal = self._portal
         if self._pid != os.getpid():
             raise ClientClosed("made in another process; a client does not survive a fork, make a new one")
-        if self._portal is None:
+        if portal is None:
             raise ClientClosed("not open: use it inside `with`, or call open()")
+        return portal
 
     @property
     def _it(self) -> A:

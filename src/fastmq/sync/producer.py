@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
 
+import anyio.to_thread
+
 from fastmq.client import producer as aproducer
-from fastmq.client.errors import ClientClosed
+from fastmq.client.errors import ClientClosed, ClientError
 from fastmq.client.messages import Message, ReceivedMessage, SendResult
-from fastmq.client.producer import DEFAULT_GROUP, ProducerOptions, Selector, TransactionState
+from fastmq.client.producer import DEFAULT_GROUP, CheckListener, ProducerOptions, Selector, TransactionState
 from fastmq.protocol.bodies.config import (
     MessageQueue,
 )
@@ -18,6 +22,8 @@ from fastmq.sync.loop import Blocking, Where, inner_where
 from fastmq.sync.pipe import Pipe, Put
 
 T = TypeVar("T")
+
+log = logging.getLogger("fastmq.client")
 
 
 class Receipt:
@@ -40,6 +46,9 @@ class Producer(Blocking[aproducer.Producer]):
     """Blocking face of `fastmq.Producer`."""
 
     def __init__(self, where: Where = None, group: str = DEFAULT_GROUP, **options: Unpack[ProducerOptions]) -> None:
+        check = options.get("check")
+        if callable(check) and not inspect.iscoroutinefunction(check):
+            options["check"] = _in_a_thread(check)
         super().__init__(lambda: aproducer.Producer(inner_where(where), group, **options))
         self._traced = options.get("telemetry", False)
         self._pipe: Pipe | None = None
@@ -143,6 +152,16 @@ class Producer(Blocking[aproducer.Producer]):
         self._run(self._it.end_transaction, half, state, remark=remark)
 
 
+def _in_a_thread(check: CheckListener) -> CheckListener:
+    """A check listener that may block, and call what blocks, as listeners may."""
+
+    async def ask(message: ReceivedMessage) -> TransactionState:
+        answer = await anyio.to_thread.run_sync(check, message)
+        return await answer if isinstance(answer, Awaitable) else answer
+
+    return ask
+
+
 class Transaction:
     """A transaction in progress; see `fastmq.Transaction`."""
 
@@ -172,5 +191,11 @@ class Transaction:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        state = self.state if error is None else TransactionState.ROLLBACK
-        self._producer.end_transaction(self.half, state, remark=None if error is None else repr(error))
+        if error is None:
+            self._producer.end_transaction(self.half, self.state)
+            return
+        try:
+            self._producer.end_transaction(self.half, TransactionState.ROLLBACK, remark=repr(error))
+        except ClientError as failure:
+            # what ended the block is what its user has to see; the broker will ask what became of it
+            log.warning("the transaction of %s is not rolled back yet: %s", self.half.message_id, failure)
