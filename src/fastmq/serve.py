@@ -1,8 +1,8 @@
 """What `fastmq serve`, `fastmq broker` and `fastmq nameserver` run: the one place that knows all parts.
 
 Parts are nested in the order in which they start, and stop in reverse: listeners are bound, the store is opened and
-recovered, the reactor's thread starts, the services run, the connections are served. The first SIGTERM or SIGINT ends
-this in order; a second one at once.
+recovered, the reactor's thread starts, the services run, the connections are served. The first SIGTERM, SIGINT or
+SIGHUP ends this in order; a second one at once.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _run(broker: BrokerConfig | None, namesrv: NamesrvConfig | None, started: fl
         trio.run(_serve, broker, namesrv, begin)
     except* (FastmqError, OSError) as group:
         for error in _leaves(group):
-            log.error("%s", (error.strerror or error) if isinstance(error, OSError) else error)
+            log.error("%s", _sentence(error))
         code = EXIT_FAILED
     except* KeyboardInterrupt:
         pass
@@ -74,6 +74,13 @@ def _run(broker: BrokerConfig | None, namesrv: NamesrvConfig | None, started: fl
         log.critical("fastmq stops because of an unexpected failure", exc_info=True)
         code = EXIT_FAILED
     return code
+
+
+def _sentence(error: BaseException) -> str:
+    """What went wrong, with the file it went wrong with."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{os.fspath(error.filename)}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
 
 
 def raise_file_limit(wanted: int = OPEN_FILES_WANTED) -> int:
@@ -145,6 +152,8 @@ async def _serve_until_told(
     server: Server, listeners: list[Listener], nameserver: NameServer | None, broker: Broker | None, begin: float
 ) -> None:
     async with trio.open_nursery() as services:
+        told = trio.Event()
+        await services.start(_watch_signals, told)
         if nameserver is not None:
             services.start_soon(nameserver.run)
         async with trio.open_nursery() as connections:
@@ -152,7 +161,7 @@ async def _serve_until_told(
             if broker is not None:
                 await services.start(broker.run)
             _say_ready(nameserver, broker, begin)
-            await _wait_for_stop()
+            await told.wait()
             log.info("stopping")
             if broker is not None:
                 await broker.drain()
@@ -162,13 +171,18 @@ async def _serve_until_told(
         services.cancel_scope.cancel()
 
 
-async def _wait_for_stop() -> None:
-    """Return at the first signal; from then on a second one ends the process at once."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+async def _watch_signals(told: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    """Set `told` at the first signal, also while the services start; from then on a second one ends the process."""
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
+        numbers.append(signal.SIGHUP)
+    with trio.open_signal_receiver(*numbers) as signals:
+        task_status.started()
         async for _ in signals:
             break
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in numbers:
         signal.signal(number, _exit_at_once)
+    told.set()
 
 
 def _exit_at_once(number: int, frame: object) -> None:

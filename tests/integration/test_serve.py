@@ -112,6 +112,48 @@ def test_sigterm_stops_in_order_and_leaves_a_clean_store(server: FastmqServer) -
     assert json.loads((server.store / "config" / "topics.json").read_text())["topicConfigTable"]["T"]["perm"] == 6
 
 
+STOPPED_EARLY = """
+import os, signal, sys
+from fastmq import cli, serve
+
+def say_ready(*_):
+    os.kill(os.getpid(), int(sys.argv[1]))
+
+serve._say_ready = say_ready
+sys.exit(cli.main(["serve", "--data", sys.argv[2], "--namesrv-port", "0", "--listen-port", "0"]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_right_behind_the_start_stops_in_order(tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-c", STOPPED_EARLY, str(int(number)), str(tmp_path)]
+    env = {**os.environ, "PYTHONPATH": SOURCE}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=env, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "stopped" in done.stderr
+    assert not (tmp_path / "store" / "abort").exists()
+
+
+def test_a_hang_up_is_ignored_under_nohup(tmp_path: Path) -> None:
+    program = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n{STOPPED_EARLY}"
+    program = program.replace("int(sys.argv[1]))", "signal.SIGHUP); os.kill(os.getpid(), signal.SIGTERM)")
+    command = [sys.executable, "-c", program, "", str(tmp_path)]
+    env = {**os.environ, "PYTHONPATH": SOURCE}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=env, check=False)
+    assert done.returncode == 0, done.stderr  # two signals would have ended it with 130
+
+
+def test_a_data_directory_that_cannot_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    command = [sys.executable, "-m", "fastmq", "serve", "--data", str(tmp_path / "file")]
+    command += ["--namesrv-port", "0", "--listen-port", "0"]
+    env = {**os.environ, "PYTHONPATH": SOURCE}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=env, check=False)
+    assert done.returncode == 1
+    assert f"{tmp_path}/file" in done.stderr
+    assert "Not a directory" in done.stderr
+
+
 def test_a_stopped_broker_leaves_no_route(tmp_path: Path) -> None:
     """A broker of its own unregisters from its name server when it stops."""
     ports = PortBlock()
