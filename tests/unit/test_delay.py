@@ -1,5 +1,6 @@
 """Delayed messages reach their topic when they are due, at least once."""
 
+import dataclasses
 import json
 
 import pytest
@@ -208,7 +209,7 @@ class ScheduleQueue:
         return len(self.stamps)
 
     def queue_offsets(self, topic, queue_id):
-        return 0, len(self.stamps)
+        return (0, len(self.stamps)) if queue_id == 0 else None
 
     def queue_entries(self, topic, queue_id, offset, count):
         return [(0, len(self.record), stamp) for stamp in self.stamps[offset : offset + count]]
@@ -268,3 +269,37 @@ def test_offsets_that_a_full_disk_refused_are_written_later(rig, tmp_path):
     blocker.rmdir()
     assert rig.broker.delay.persist()
     assert json.loads(blocker.read_text())["offsetTable"] == {"1": 1}
+
+
+def change_levels(rig, text):
+    """Stop, and start with other delays."""
+    rig.flush()
+    rig.broker.delay.persist()
+    rig.close()
+    rig.config = dataclasses.replace(rig.config, message_delay_level=text)
+    rig.open()
+
+
+def test_levels_that_are_gone_still_deliver(rig):
+    rig.send(body=b"long", properties="DELAY\x013\x02")
+    rig.send(body=b"short", properties="DELAY\x011\x02")
+    change_levels(rig, "1s")
+    rig.clock.advance_ms(9999)
+    assert due(rig) == 1
+    rig.clock.advance_ms(1)
+    assert due(rig) == 1
+    assert rig.stored("topic-a", 0, 1).body == b"long"
+    change_levels(rig, "1s")
+    assert due(rig) == 0
+
+
+def test_a_level_that_became_shorter_delivers_nothing_early(rig):
+    rig.send(body=b"before", properties="DELAY\x013\x02")
+    change_levels(rig, "1s 5s 6s")
+    rig.clock.advance_ms(2000)
+    rig.send(body=b"after", properties="DELAY\x013\x02")
+    rig.clock.advance_ms(7999)
+    assert due(rig) == 0
+    rig.clock.advance_ms(1)
+    assert due(rig) == 2
+    assert [rig.stored("topic-a", 0, offset).body for offset in (0, 1)] == [b"before", b"after"]

@@ -6,8 +6,9 @@ of the head. It is kept in `config/delayOffset.json`.
 
 At least once: the offset moves only after the message was stored in its real topic, and the file only ever says what
 lies behind messages that are flushed to disk. After a crash some messages are delivered again.
-Never early: a message is due when the wall clock has reached its time. A time further ahead than the delay of its level
-means that the clock was set back; such a message counts as due, as in RocketMQ.
+Never early: a message is due when the wall clock has reached its time. A message that was stored in the future means
+that the clock was set back; it counts as due, as in RocketMQ. One whose level had a longer delay when it was stored, or
+whose level does not exist any more, keeps its time.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from fastmq.store.tables import load_table, object_of, save_json
 
 log = logging.getLogger("fastmq.broker.delay")
 
+MAX_LEVELS: Final = 64
 ENTRIES_A_LEVEL: Final = 64  # entries of one level per round, so that no level makes the others late
 
 
@@ -78,13 +80,15 @@ class DelayDelivery(DueLoop):
         self.data_version = DataVersion(counter=0, state_version=0, timestamp=clock.wall_ms())
         load_table(path, self._take_body)
         self._saved = dict(self._offsets)
+        # messages may wait in levels that messageDelayLevel had before
+        self._levels = range(1, max(len(self._levels_ms), self._last_queue()) + 1)
 
     # --- the core: no waiting ----------------------------------------------------------------------------------------
 
     def due(self, now_ms: int) -> Due:
         """Deliver what is due at a wall time, a bounded number of messages per level."""
         outcome = Due()
-        for level in range(1, len(self._levels_ms) + 1):
+        for level in self._levels:
             self._deliver_level(level, now_ms, outcome)
         return outcome
 
@@ -109,7 +113,7 @@ class DelayDelivery(DueLoop):
             return
         entries = self._store.queue_entries(names.SCHEDULE_TOPIC, queue_id, offset, ENTRIES_A_LEVEL)
         for log_offset, _size, stamp_ms in entries:
-            deliver_ms = stamp_ms if stamp_ms <= now_ms + self._levels_ms[queue_id] else now_ms
+            deliver_ms = self._due_ms(level, log_offset, stamp_ms, now_ms)
             if deliver_ms > now_ms:
                 outcome.at(deliver_ms)
                 return
@@ -121,6 +125,25 @@ class DelayDelivery(DueLoop):
             outcome.delivered += 1
         if offset < end:
             outcome.at(now_ms if entries else now_ms + RETRY_MS)
+
+    def _last_queue(self) -> int:
+        """The last level that ever had a message, 0 if none had."""
+        queues = (
+            level for level in range(MAX_LEVELS, 0, -1) if self._store.queue_offsets(names.SCHEDULE_TOPIC, level - 1)
+        )
+        return next(queues, 0)
+
+    def _due_ms(self, level: int, log_offset: int, stamp_ms: int, now_ms: int) -> int:
+        """When an entry is due that says `stamp_ms`."""
+        delay_ms = self._levels_ms[level - 1] if level <= len(self._levels_ms) else 0
+        if stamp_ms <= now_ms + delay_ms:
+            return stamp_ms
+        record = self._store.read_record(log_offset)
+        try:
+            in_time = record is not None and m.decode_message(record)[0].store_timestamp <= now_ms
+        except ProtocolError:
+            in_time = False
+        return stamp_ms if in_time else now_ms
 
     def _try_to_deliver(self, level: int, offset: int, log_offset: int) -> bool:
         try:
