@@ -280,6 +280,14 @@ def change_levels(rig, text):
     rig.open()
 
 
+def test_a_topic_that_has_fewer_queues_by_now_gets_the_message_in_one_of_them(rig):
+    rig.send(queue=3, properties="DELAY\x011\x02")
+    rig.broker.topics.put(dataclasses.replace(rig.broker.topics.get("topic-a"), read_queue_nums=2, write_queue_nums=2))
+    rig.clock.advance_ms(1000)
+    assert due(rig) == 1
+    assert (rig.count("topic-a", 3), rig.count("topic-a", 1)) == (0, 1)
+
+
 def test_levels_that_are_gone_still_deliver(rig):
     rig.send(body=b"long", properties="DELAY\x013\x02")
     rig.send(body=b"short", properties="DELAY\x011\x02")

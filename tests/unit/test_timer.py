@@ -1,12 +1,13 @@
 """Timer messages reach their topic at the very millisecond, at least once, and never when they were taken back."""
 
 import base64
+import dataclasses
 
 import pytest
 
 from fastmq.broker.delivery.intake import OutgoingMessage, store_message
 from fastmq.protocol.codes import RequestCode
-from fastmq.protocol.message import decode_properties
+from fastmq.protocol.message import decode_message, decode_properties
 from fastmq.store.timer_log import MAGIC_DEFAULT, MAGIC_ROLL
 from unit.broker_rig import Rig
 
@@ -74,6 +75,23 @@ class TestDelivery:
         rig.clock.advance_ms(1)
         assert due(rig) == 1
         assert rig.stored("topic-a", 2).body == b"later"
+
+    def test_a_topic_that_has_fewer_queues_by_now_gets_the_message_in_one_of_them(self, rig):
+        at = send_at(rig, 1000, queue=3)
+        topic = rig.broker.topics.get("topic-a")
+        rig.broker.topics.put(dataclasses.replace(topic, read_queue_nums=2, write_queue_nums=2))
+        assert run_until(rig, at) == [at]
+        assert (rig.count("topic-a", 3), rig.count("topic-a", 1)) == (0, 1)
+
+    def test_a_message_is_stored_anew_before_its_segment_may_be_removed(self, rig):
+        rig.close()
+        rig.config = dataclasses.replace(rig.config, file_reserved_time=2)
+        rig.open()
+        at = send_at(rig, 6 * 3_600_000)
+        assert len(run_until(rig, at - 1)) >= 3
+        (log_offset, _, _) = rig.store.queue_entries("rmq_sys_wheel_timer", 0, 3, 1)[0]
+        assert at - decode_message(rig.store.read_record(log_offset))[0].store_timestamp < 2 * 3_600_000
+        assert run_until(rig, at) == [at]
 
     @pytest.mark.parametrize("text", ["TIMER_DELAY_SEC\x012\x02", "TIMER_DELAY_MS\x012000\x02"])
     def test_a_delay_counts_from_the_send(self, rig, text):

@@ -266,6 +266,21 @@ class TestOneTransactionManyRecords:
         assert rig.end(two, COMMIT).code == 0
         assert rig.bodies() == [b"one", b"two"]
 
+    @pytest.mark.parametrize("other", [{"body": b"other"}, {"queue": 1}, {"topic": "topic-b"}])
+    @pytest.mark.parametrize("key", ["", "K1"])  # some clients give their messages no key
+    def test_two_of_one_millisecond_are_two(self, rig, peer, key, other):
+        rig.begin(key, born=rig.clock.wall_ms())
+        second = rig.begin(key, born=rig.clock.wall_ms(), **other)
+        rig.check(TIMEOUT_MS + 1)
+        (first, _), (again, _) = checks(peer)
+        assert rig.end(first, COMMIT).code == 0
+        assert rig.end(again, COMMIT).code == 0
+        topic, queue = other.get("topic", "topic-a"), other.get("queue", 0)
+        assert rig.stored(topic, queue, rig.count(topic, queue) - 1).body == other.get("body", b"half")
+        assert rig.count("topic-a") + rig.count("topic-a", 1) + rig.count("topic-b") == 2
+        assert rig.end(second, COMMIT).code == 0
+        assert rig.count("topic-a") + rig.count("topic-a", 1) + rig.count("topic-b") == 2
+
     def test_copies_that_a_crash_doubled_are_asked_for_once(self, rig, peer):
         """Killed between the copy and the op message that replaces the first record by it."""
         rig.begin()

@@ -26,6 +26,7 @@ from fastmq.broker.delivery.popservice import PopRevive
 from fastmq.broker.delivery.popwait import PopWaitLimits, PopWaits
 from fastmq.broker.delivery.timer import TimerDelivery
 from fastmq.broker.delivery.timer_files import TimerFiles
+from fastmq.broker.delivery.timer_rules import roll_window
 from fastmq.broker.delivery.transaction_service import Transactions
 from fastmq.broker.delivery.watches import QueueWatches
 from fastmq.broker.dispatch import Dispatcher, handler_tables
@@ -178,6 +179,7 @@ class Broker:
             clock=clock,
             version_step=lambda: self.config.delay_offset_update_version_step,
             on_delivered=self._count_delivered,
+            queue_to_read=self.topics.queue_to_read,
         )
         self.transactions = Transactions(self, os.path.join(folder, "transactionMetrics"))
         self.timers = self._open_timers() if config.timer_wheel_enable else None
@@ -398,10 +400,11 @@ class Broker:
 
     def _open_timers(self) -> TimerDelivery:
         config = self.config
+        precision_ms = precision_of(config.timer_precision_ms)
         files = TimerFiles(
             config.store_path_root_dir,
             store=self.store,
-            precision_ms=precision_of(config.timer_precision_ms),
+            precision_ms=precision_ms,
             log_file_bytes=config.mapped_file_size_timer_log,
             clock=self.clock,
         )
@@ -409,8 +412,12 @@ class Broker:
             files,
             store=self.store,
             clock=self.clock,
-            window_slots=config.timer_roll_window_slot,
+            # a message is stored anew before its segment may be removed
+            window_slots=min(
+                roll_window(config.timer_roll_window_slot), config.file_reserved_time * 2_700_000 // precision_ms
+            ),
             on_delivered=self._count_delivered,
+            queue_to_read=self.topics.queue_to_read,
         )
 
     def _config(self) -> BrokerConfig:

@@ -64,6 +64,7 @@ class DelayDelivery(DueLoop):
         clock: Clock,
         version_step: Callable[[], int] = lambda: 200,
         on_delivered: Callable[[str, int, Appended], None] = lambda _topic, _queue_id, _appended: None,
+        queue_to_read: Callable[[str, int], int] = lambda _topic, queue_id: queue_id,
     ) -> None:
         super().__init__(clock)
         self._path = path
@@ -71,6 +72,7 @@ class DelayDelivery(DueLoop):
         self._levels_ms = tuple(levels_ms)
         self._version_step = version_step
         self._on_delivered = on_delivered
+        self._queue_to_read = queue_to_read
         self._offsets: dict[int, int] = {}
         self._stuck: set[int] = set()
         self._patience = Patience()
@@ -182,6 +184,7 @@ class DelayDelivery(DueLoop):
         if topic is None or queue_id is None or queue_id < 0 or topic in names.WAITING_TOPICS:
             log.error("delay level %d, offset %d: no real topic and queue to go to, passed over", level, offset)
             return True
+        queue_id = self._queue_to_read(topic, queue_id)
         try:
             appended = put_stored(self._store, message, topic, queue_id, message.properties)
         except UsageError as error:

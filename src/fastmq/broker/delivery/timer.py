@@ -78,6 +78,7 @@ class TimerDelivery(DueLoop):
         clock: Clock,
         window_slots: int = 172_800,
         on_delivered: Callable[[str, int, Appended], None] = lambda _topic, _queue_id, _appended: None,
+        queue_to_read: Callable[[str, int], int] = lambda _topic, queue_id: queue_id,
     ) -> None:
         super().__init__(clock)
         self.files = files
@@ -85,6 +86,7 @@ class TimerDelivery(DueLoop):
         self._window_slots = roll_window(window_slots)
         self.precision_ms = self._precision_ms = files.precision_ms
         self._on_delivered = on_delivered
+        self._queue_to_read = queue_to_read
         self._open: dict[int, OpenSlot] = {}
         self._recalls: dict[str, Recall] = {}
         self._loaded = False  # all that was open when an earlier run ended
@@ -468,6 +470,7 @@ class TimerDelivery(DueLoop):
             self.files.metrics.add(topic, -1)
             return True
         assert target is not None
+        queue_id = queue_id if rolls else self._queue_to_read(target, queue_id)
         kept = properties_after_wait(message, properties, record, self._now_ms, self._precision_ms)
         appended = self._put(target, queue_id, message, kept)
         if appended is None or appended.status in _ILLEGAL:

@@ -28,10 +28,11 @@ HALF_QUEUE: Final = 0
 OP_PROPERTIES: Final = b"WAIT\x01true\x02TAGS\x01d\x02"
 OP_TAG: Final = "d"
 
-Identity = tuple[str, str, int]
-"""UNIQ_KEY, producer group, born time: alike in all records of one transaction, of which each check makes one more.
+Identity = tuple[str, str, int, str, int | None, int]
+"""UNIQ_KEY, producer group, born time, real topic and queue, CRC of the body: alike in all records of one transaction,
+of which each check makes one more.
 
-The key alone would not do: a client that sends one message object twice gives both the same.
+The key alone would not do: a client that sends one message object twice gives both the same, and some give none.
 """
 
 
@@ -126,7 +127,10 @@ class HalfMessage:
     def identity(self) -> Identity:
         """What this record shares with the other records of its transaction."""
         unique_key = self.properties.get(m.PROPERTY_UNIQUE_KEY, "")
-        return unique_key, self.producer_group or "", self.message.born_timestamp
+        message, topic = self.message, self.real_topic
+        return (
+            unique_key, self.producer_group or "", message.born_timestamp, topic, self.real_queue_id, message.body_crc,
+        )  # fmt: skip
 
     def is_commit_of(self, half: HalfMessage) -> bool:
         """Whether this is no half message any more, but what one became by its commit."""

@@ -110,6 +110,7 @@ class Transactions:
             self._decide(half)
             return st.ST_OK
         message = half.committed()
+        message.queue_id = self._broker.topics.queue_to_read(message.topic, message.queue_id)
         appended = store_message(self._broker, message)
         if appended.status == st.ST_OK:
             self._broker.stats.on_put(message.topic, message.queue_id, 1, appended.size)

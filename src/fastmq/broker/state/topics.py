@@ -148,6 +148,16 @@ class TopicTable:
         """Whether tools may not change or delete it: a fixed system name, or one this broker made for itself."""
         return name in self.system_names or names.is_system_topic(name)
 
+    def queue_to_read(self, name: str, queue_id: int) -> int:
+        """Where a message goes that was accepted for a queue and has waited: the topic may have fewer queues by now.
+
+        Nobody would read it beyond the last of them.
+        """
+        topic = self._topics.get(name)
+        if topic is None or queue_id < topic.read_queue_nums or topic.read_queue_nums <= 0 or self.is_system(name):
+            return queue_id
+        return queue_id % topic.read_queue_nums
+
     def is_order(self, name: str) -> bool:
         """Whether the topic exists and is marked as ordered."""
         topic = self._topics.get(name)
