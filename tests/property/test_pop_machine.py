@@ -5,6 +5,7 @@ what was acknowledged in time does not come again unless a crash followed.
 """
 
 import base64
+import dataclasses
 import os
 import tempfile
 from pathlib import Path
@@ -158,10 +159,24 @@ class Pops(RuleBasedStateMachine):
         assert self.rig.pop().code == 210
         self.rig.store.set_disk_full(False)
 
-    @rule()
-    def restart(self):
+    @rule(
+        precision=some.sampled_from([1000, 1000, 100]),
+        revive_queues=some.sampled_from([8, 8, 3]),
+        retry_v2=some.booleans(),
+    )
+    def restart(self, precision, revive_queues, retry_v2):
+        """A stop and a start, with other settings as the case may be."""
         self.rig.stop()
+        self.rig.config = dataclasses.replace(
+            self.rig.config, timer_precision_ms=precision, revive_queue_num=revive_queues,
+            enable_retry_topic_v2=retry_v2,
+        )  # fmt: skip
         self.rig.open()
+
+    @rule(step=some.integers(-20_000, 20_000))
+    def clock_is_set(self, step):
+        self.rig.clock.set_wall_ms(self.now + step)
+        self.rig.settle()
 
     @rule()
     def crash(self):

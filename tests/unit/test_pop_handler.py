@@ -264,6 +264,29 @@ def test_v2_retry_topics_and_what_is_left_in_v1(tmp_path):
     rig.close()
 
 
+def test_v2_switched_off_leaves_nothing_behind(tmp_path):
+    rig = rig_at(tmp_path, enable_retry_topic_v2=True)
+    fill(rig, 1, queues=1)
+    rig.take()
+    rig.pass_ms(10_000)
+    rig.change(enable_retry_topic_v2=False)
+    assert [(one.body, one.topic) for one in rig.take()] == [(b"0", "%RETRY%cg+topic-a")]
+    rig.close()
+
+
+@pytest.mark.parametrize("kept_in_v1", [True, False])
+def test_either_retry_topic_is_found_by_every_pop(tmp_path, kept_in_v1):
+    rig = rig_at(tmp_path, enable_retry_topic_v2=not kept_in_v1)
+    fill(rig, 1, queues=1)
+    rig.take()
+    rig.pass_ms(10_000)
+    rig.change(enable_retry_topic_v2=True)
+    for _ in range(10):
+        assert bodies(rig.take(invisibleTime=1000)) == [0]
+        rig.pass_ms(1000)
+    rig.close()
+
+
 def test_a_retry_topic_lost_with_a_crash_is_found_by_its_messages(rig):
     fill(rig, 1, queues=1)
     rig.take()

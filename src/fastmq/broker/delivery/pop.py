@@ -31,6 +31,18 @@ RETRY_QUEUES: Final = 1
 """Queues of a pop retry topic (PopAckConstants.retryQueueNum)."""
 
 
+def retry_topics(broker: Broker, group: str, topic: str) -> list[str]:
+    """The topics in which messages come back to pops of a group; the first one is that of new ones.
+
+    What came back before enableRetryTopicV2 was switched off is in the V2 topic, and still to be had.
+    """
+    v1, v2 = (names.pop_retry_topic(group, topic, v2=v2) for v2 in (False, True))
+    config = broker.config
+    if config.enable_retry_topic_v2:
+        return [v2, v1] if config.retrieve_message_from_pop_retry_topic_v1 else [v2]
+    return [v1, v2] if broker.store.queue_offsets(v2, 0) is not None else [v1]
+
+
 class PopInflight:
     """How many messages of a queue are with the consumers of a group; estimates (PopInflightMessageCounter)."""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from fastmq import _store as st
-from fastmq.broker.delivery.pop import RETRY_QUEUES
+from fastmq.broker.delivery.pop import RETRY_QUEUES, retry_topics
 from fastmq.broker.delivery.popck import ORDER_REVIVE_QUEUE, CheckPoint, Receipt, retry_flag
 from fastmq.broker.delivery.popwait import ANY_QUEUE, HeldPop, Hold, wait_deadline
 from fastmq.broker.filter.matching import MessageFilter, read_matching
@@ -243,15 +243,15 @@ def take_messages(broker: Broker, header: PopMessageRequest, wanted: MessageFilt
 
 def _take_retries(broker: Broker, header: PopMessageRequest, wanted: MessageFilter, page: _Page, chance: int) -> None:
     """Messages that came back. One answer can only hold one kind of retry topic."""
-    config = broker.config
-    v2 = config.enable_retry_topic_v2
-    if v2 and config.retrieve_message_from_pop_retry_topic_v1 and chance % 2 == 0:
-        v2 = False
-    topic = names.pop_retry_topic(header.consumer_group, header.topic, v2=v2)
-    if topic not in broker.topics and broker.store.queue_offsets(topic, 0) is not None:
-        # a crash has lost the topic, but not its messages
-        broker.topics.create_internal(topic, queue_nums=RETRY_QUEUES)
-    _take_topic(broker, header, wanted, page, topic, chance)
+    topics = retry_topics(broker, header.consumer_group, header.topic)
+    before = len(page.records)
+    for topic in reversed(topics) if chance % 2 == 0 else topics:
+        if topic not in broker.topics and broker.store.queue_offsets(topic, 0) is not None:
+            # a crash has lost the topic, but not its messages
+            broker.topics.create_internal(topic, queue_nums=RETRY_QUEUES)
+        _take_topic(broker, header, wanted, page, topic, chance)
+        if len(page.records) > before:
+            return
 
 
 def _take_topic(

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from fastmq import _store as st
+from fastmq.broker.delivery.pop import retry_topics
 from fastmq.broker.delivery.popwait import HeldPop, Hold, wait_deadline
 from fastmq.broker.handlers.popcheck import check_place
 from fastmq.broker.light import read_records
 from fastmq.errors import RequestError
 from fastmq.net.server import Reply, answer_again
-from fastmq.protocol import names
 from fastmq.protocol.bodies import PERM_READ
 from fastmq.protocol.codes import RequestCode, ResponseCode
 from fastmq.protocol.headers.pop import (
@@ -47,13 +47,8 @@ def _check(broker: Broker, peer: Peer, topic_name: str, group_name: str, queue_i
 
 def retry_queues(broker: Broker, group: str, topic: str) -> list[tuple[str, int]]:
     """The queues in which messages of the topic come back to pops of the group; they need not exist yet."""
-    config = broker.config
-    versions = [config.enable_retry_topic_v2]
-    if config.enable_retry_topic_v2 and config.retrieve_message_from_pop_retry_topic_v1:
-        versions.append(False)
     queues = []
-    for v2 in versions:
-        name = names.pop_retry_topic(group, topic, v2=v2)
+    for name in retry_topics(broker, group, topic):
         known = broker.topics.get(name)
         queues += [(name, queue_id) for queue_id in range(1 if known is None else known.read_queue_nums)]
     return queues
