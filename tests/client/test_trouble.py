@@ -417,16 +417,15 @@ def test_an_interrupt_ends_a_consumer_in_order(own_server: Server, backend: str)
     with fastmq.BasicClient(own_server.namesrv) as client:
         client.send("t", b"x")
     script = INTERRUPT_SCRIPT.format(source=SOURCE, namesrv=own_server.namesrv, backend=backend)
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=PATIENCE)
-    finally:
-        process.kill()
-        process.wait()
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            process.send_signal(signal.SIGINT)
+            output, errors = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
     assert (process.returncode, output.strip(), errors) == (0, "interrupted", "")
     wait_until(lambda: _members(own_server, "g") == 0, "the group is left")

@@ -107,7 +107,7 @@ def test_every_send_ends_its_span(backend: str) -> None:
             with pytest.raises(UsageError):
                 await producer.send(Message("t", "x", properties={"a": 1}))  # type: ignore[dict-item]
             with pytest.raises(fastmq.RequestReplyTimeout):
-                await producer.request(message, timeout=0.01)
+                await producer.request(message, timeout=1)
             cluster.answers.pop(RequestCode.SEND_MESSAGE_V2)
             with pytest.raises(fastmq.NotSupported):
                 await producer.send(message)
