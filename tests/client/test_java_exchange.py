@@ -18,6 +18,9 @@ from support.servers import Server
 
 pytestmark = pytest.mark.java
 
+# on a busy machine answers are late
+PATIENT: dict[str, Any] = {"timeout": PATIENCE, "try_timeout": PATIENCE}
+
 
 @pytest.fixture(scope="module")
 def java(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., ScenarioRunner]]:
@@ -80,7 +83,7 @@ def test_ours_to_java(server: Server, java: Callable[..., ScenarioRunner], backe
         sent[message_id] = (text, properties, flag)
 
     async def main() -> None:
-        async with fastmq.Producer(server.namesrv) as producer:
+        async with fastmq.Producer(server.namesrv, **PATIENT) as producer:
             message = fastmq.Message(
                 topic, "Grüße 消息 🚀", tag="ä", keys=["k1", "k2"], properties={"größe": "☃"}, flag=7, sharding_key="s"
             )
@@ -102,7 +105,7 @@ def test_ours_to_java(server: Server, java: Callable[..., ScenarioRunner], backe
                 pass
             note(transaction.message_id, "committed", TRAN_MSG="true")
         for kind in fastmq.Compression:
-            async with fastmq.Producer(server.namesrv, compression=kind) as producer:
+            async with fastmq.Producer(server.namesrv, compression=kind, **PATIENT) as producer:
                 text = f"{kind} " * 3000
                 note((await producer.send(topic, text)).message_id, text)
         # what is delayed is there
@@ -124,7 +127,7 @@ def test_traces_of_both_look_the_same(server: Server, java: Callable[..., Scenar
     theirs = runner.run("send-traced", server, topic="traced", traces="traces")["id"]
 
     async def main() -> dict[str, list[str]]:
-        async with fastmq.Producer(server.namesrv, trace="traces") as producer:
+        async with fastmq.Producer(server.namesrv, trace="traces", **PATIENT) as producer:
             message = fastmq.Message("traced", b"traced", tag="T", keys="traced")
             ours = (await producer.send(message)).message_id
         records: dict[str, list[str]] = {}
@@ -162,7 +165,7 @@ def test_a_group_of_java_and_ours_shares_the_queues(server: Server, java: Callab
                 return len([queue for queue in consumer.assignment if queue.topic == topic]) == 2
 
             await until(half, "we have half of the queues")
-            async with fastmq.Producer(server.namesrv) as producer:
+            async with fastmq.Producer(server.namesrv, **PATIENT) as producer:
                 for number in range(40):
                     await producer.send(topic, f"mixed-{number}")
 
@@ -205,7 +208,7 @@ def test_transactions_of_java(server: Server, java: Callable[..., ScenarioRunner
             checked.append(message)
             return STATES[message.text.split()[1]]
 
-        async with fastmq.Producer(server.namesrv, group, check=check):
+        async with fastmq.Producer(server.namesrv, group, check=check, **PATIENT):
 
             async def all_checked() -> bool:
                 return {one.text for one in checked} >= OPEN
@@ -239,7 +242,7 @@ def test_transactions_of_ours(server: Server, java: Callable[..., ScenarioRunner
             checked.add(message.text)
             return STATES[message.text.split()[1]] if asked == "ours" else fastmq.TransactionState.UNKNOWN
 
-        async with fastmq.Producer(server.namesrv, group, check=check) as producer:
+        async with fastmq.Producer(server.namesrv, group, check=check, **PATIENT) as producer:
             for kind in KINDS_OF_TRANSACTIONS:
                 for number in range(3):
                     message = fastmq.Message(topic, f"{kind} {number}", tag="t", keys=f"key-{number}")

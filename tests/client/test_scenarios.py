@@ -567,7 +567,7 @@ def test_what_is_acknowledged_at_once_does_not_come_again(face: Face, place: Pla
         async with f.Producer(place.namesrv) as producer:
             await producer.send_batch([fastmq.Message(place.name, str(number)) for number in range(12)])
         async with f.PopConsumer(
-            place.namesrv, place.group(), place.name, start_from="first", invisible_seconds=5
+            place.namesrv, place.group(), place.name, start_from="first", invisible_seconds=8
         ) as consumer:
             got: list[fastmq.ReceivedMessage] = []
             with anyio.fail_after(PATIENCE):

@@ -15,6 +15,7 @@ import pytest
 
 import fastmq
 from support.servers import BROKER, FastmqServer, Server
+from support.waiting import wait_until
 
 SOURCE = str(Path(fastmq.__file__).parents[1])
 
@@ -120,7 +121,8 @@ def test_groups(shell: Shell) -> None:
 
 def test_messages_by_id_and_key(shell: Shell) -> None:
     (sent,) = shell.json("send", "Found", "here I am", "--key", "needle")
-    (by_key,) = shell.json("message", "find", "Found", "needle")
+    # the index is written a moment later
+    (by_key,) = wait_until(lambda: shell.json("message", "find", "Found", "needle"), "it is found by its key")
     (by_id,) = shell.json("message", "show", sent["message_id"], "-t", "Found")
     (by_place,) = shell.json("message", "show", by_key["offset_id"])
     assert by_key == by_id == by_place
