@@ -17,7 +17,7 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from fastmq.client.assigned import Assigned
-from fastmq.client.background import is_stray
+from fastmq.client.background import Tasks, is_stray
 from fastmq.client.consuming import QueueConsumer
 from fastmq.client.errors import ClientError
 from fastmq.client.locks import QueueLocks
@@ -128,6 +128,7 @@ class PushConsumer(QueueConsumer):
         self._trace_topic = names.TRACE_TOPIC if trace is True else trace or ""
         self._tracer: Tracer | None = None
         self._trace_sender: Sender | None = None
+        self._trace_tasks: Tasks
         self._ready: deque[tuple[Assigned, list[ReceivedMessage]]] = deque()
         self._parked: list[anyio.Event] = []
         self._calls: set[_Call] = set()
@@ -145,15 +146,16 @@ class PushConsumer(QueueConsumer):
             self._trace_sender = Sender(self.session, trace_group(self.group, "CONSUME"))
             await self._trace_sender.__aenter__()
             self._tracer = Tracer(self._trace_topic, self._trace_sender.send)
+            self._trace_tasks = Tasks(self.session.background)
+            self._trace_tasks.spawn(self._tracer.run)
         await super()._open()
-        if self._tracer is not None:
-            self._tasks.spawn(self._tracer.run)
 
     async def _close(self) -> None:
         await super()._close()
         if self._tracer is not None and self._trace_sender is not None:
             with anyio.move_on_after(TRACE_CLOSE_SECONDS):
                 await self._tracer.flush()
+            await self._trace_tasks.stop()
             await self._trace_sender.__aexit__(None, None, None)
 
     def _start_tasks(self) -> None:

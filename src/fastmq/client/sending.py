@@ -145,11 +145,12 @@ class Sender(SessionUser):
     async def _close(self) -> None:
         with anyio.move_on_after(self._timeout):
             await self.flush()
-        if hasattr(self, "_tasks"):
-            await self._tasks.stop()
-        if self._tracer is not None and self._trace_sender is not None:
+        if self._tracer is not None:
             with anyio.move_on_after(self._timeout):
                 await self._tracer.flush()
+        if hasattr(self, "_tasks"):
+            await self._tasks.stop()
+        if self._trace_sender is not None:
             await self._trace_sender.__aexit__(None, None, None)
         await self.session.remove_producer(self._wire_group, self)
 

@@ -121,6 +121,7 @@ class Tracer:
         self._send = send
         self._waiting: list[TraceRecord] = []
         self._wake = anyio.Event()
+        self._one_at_a_time = anyio.Lock()
         self.dropped = 0
         """Records that were given up, because too many waited or a send failed."""
 
@@ -178,8 +179,12 @@ class Tracer:
             await self.flush()
 
     async def flush(self) -> None:
-        """Send what has gathered."""
+        """Send what has gathered; returns when what is being sent already is sent, too."""
         self._wake = anyio.Event()
+        async with self._one_at_a_time:
+            await self._flush()
+
+    async def _flush(self) -> None:
         while self._waiting:
             count, size = 0, 0
             while count < len(self._waiting) and (size := size + len(self._waiting[count].text)) <= MAX_BODY_CHARS:
