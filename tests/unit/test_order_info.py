@@ -152,6 +152,13 @@ def test_what_is_gone_is_cleaned(table):
 # --- ends of blocks --------------------------------------------------------------------------------------------------
 
 
+def test_a_batch_with_a_long_invisible_time_is_kept_as_long(table):
+    put(table, [1], invisible=2 * FORGOTTEN_AFTER_MS)
+    rules = {"read_queues": lambda _topic: 4, "has_group": lambda _group: True}
+    assert table.clean(now_ms=START + 2 * FORGOTTEN_AFTER_MS - 1, **rules) == 0
+    assert table.clean(now_ms=START + 2 * FORGOTTEN_AFTER_MS, **rules) == 1
+
+
 def test_the_end_of_a_block_is_told_once(table):
     assert table.next_free_ms() is None
     put(table, [5])

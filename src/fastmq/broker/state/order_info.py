@@ -232,7 +232,8 @@ class ConsumerOrderTable:
         for (topic, group), queues in list(self._table.items()):
             count = read_queues(topic) if has_group(group) else 0
             for queue_id, info in list(queues.items()):
-                if queue_id >= count or now_ms - info.touched_ms > FORGOTTEN_AFTER_MS:
+                blocked = (info.free_ms() or 0) > now_ms  # its consumer may have the messages for days
+                if queue_id >= count or (now_ms - info.touched_ms > FORGOTTEN_AFTER_MS and not blocked):
                     self.clear(topic, group, queue_id)
         return before - len(self)
 
