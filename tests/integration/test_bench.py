@@ -58,7 +58,10 @@ def test_several_topics(server: Server) -> None:
     at = ["-n", server.namesrv, "-t", "Many", "--topics", "3", "-q", "2"]
     assert bench("send", *at, "-c", "2", "-d", "4", "--count", "600", "--warm-up", "0", "--verify")["done"] == 600
     assert bench("pull", *at, "-c", "2")["received"] == 600
-    assert bench("pull", "-n", server.namesrv, "-t", "Many-2", "-c", "2")["received"] == 200
+    each = [bench("pull", "-n", server.namesrv, "-t", f"Many-{number}", "-c", "2")["received"] for number in range(3)]
+    assert sum(each) == 600
+    # each connection takes the queues in turn; the last turns of the two may be begun and not ended
+    assert all(abs(count - 200) <= 2 * 2 for count in each), each
 
 
 def test_a_fixed_rate_is_kept(server: Server) -> None:
