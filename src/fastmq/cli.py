@@ -7,6 +7,7 @@ command that needs it.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import sys
@@ -34,18 +35,52 @@ def main(arguments: Sequence[str] | None = None, env: Mapping[str, str] | None =
     """Run a command line (sys.argv by default); returns the exit code. --help and --version raise SystemExit."""
     started = time.monotonic()
     given = list(sys.argv[1:] if arguments is None else arguments)
+    _open_standard_streams()
     try:
         options = build_parser(given[0] if given else "").parse_args(given)
         command = COMMANDS.get(options.command, _client)
-        return command(options, os.environ if env is None else env, started)
+        code = command(options, os.environ if env is None else env, started)
+        sys.stdout.flush()
+        return code
     except UsageError as error:
         sys.stderr.write(f"fastmq: {error}\n")
         return EXIT_USAGE
+    except SystemExit:  # --help
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _forget_output()
+        raise
+    except BrokenPipeError:  # whoever read the output has enough
+        _forget_output()
+        return 0
+    except OSError as error:
+        _forget_output()
+        sys.stderr.write(f"fastmq: {error}\n")
+        return EXIT_FAILED
     except ImportError as error:
         if not str(error.name).startswith("fastmq._"):
             raise
-        sys.stderr.write(f"fastmq: {given[0]} needs the compiled part {error.name}, which is not built here\n")
+        sys.stderr.write(
+            f"fastmq: {given[0]} needs the compiled part {error.name}, which is not built here: "
+            "install fastmq where there is a C compiler (gcc)\n"
+        )
         return EXIT_FAILED
+
+
+def _open_standard_streams() -> None:
+    """Python has None for one that the shell closed."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  (open until the end)
+
+
+def _forget_output() -> None:
+    """What could not be written is not tried again when the interpreter exits."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def build_parser(wanted: str = "") -> argparse.ArgumentParser:
@@ -115,6 +150,8 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 def _serve(options: argparse.Namespace, env: Mapping[str, str], started: float) -> int:
     from fastmq.config import Host, load_broker_config, load_namesrv_config
 
+    if options.data == "":
+        raise UsageError("--data needs a directory")
     settings = _pairs(options.set)
     for_namesrv = {key.removeprefix(NAMESRV_PREFIX): v for key, v in settings.items() if key.startswith(NAMESRV_PREFIX)}
     for_broker = {key: value for key, value in settings.items() if not key.startswith(NAMESRV_PREFIX)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -169,3 +170,80 @@ def test_bash_completes(shell: Shell, words: list[str], wanted: set[str]) -> Non
 def test_other_shells_have_completion(shell: Shell) -> None:
     assert "bashcompinit" in shell.text("completion", "zsh")
     assert "-a create" in shell.text("completion", "fish")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["completion", "bash"],
+        ["topic", "list"],
+        ["topic", "list", "--json", "-n", "127.0.0.1:1"],
+        ["bench", "disk", ".", "-s", "0.01"],
+    ],
+)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_nobody_reads_is_no_trouble(
+    shell: Shell, tmp_path: Path, words: list[str], unbuffered: str
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    env = {**shell.env, "PYTHONUNBUFFERED": unbuffered}
+    command = [sys.executable, "-m", "fastmq", *words]
+    done = subprocess.run(
+        command, stdout=writer, stderr=subprocess.PIPE, env=env, cwd=tmp_path, timeout=60, check=False
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_output_that_cannot_be_written_is_said(shell: Shell) -> None:
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-m", "fastmq", "completion", "bash"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=shell.env, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"fastmq: ")
+    assert b"No space left" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_closed_standard_streams_are_no_trouble(shell: Shell) -> None:
+    command = f"'{sys.executable}' -m fastmq topic list <&- >&-"
+    done = subprocess.run(["sh", "-c", command], env=shell.env, stderr=subprocess.PIPE, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_consumer_that_is_told_to_end_commits_what_it_printed(shell: Shell, number: signal.Signals) -> None:
+    topic, group = f"Ended{number.name}", f"ended-{number.name}"
+    shell.run("send", topic, "one")
+    command = [sys.executable, "-m", "fastmq", "consume", topic, "-g", group, "--from", "first", "--body"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=shell.env)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"one\n"
+    process.send_signal(number)
+    _, trouble = process.communicate(timeout=60)
+    assert (process.returncode, trouble) == (128 + number, b"")
+    assert shell.text("consume", topic, "-g", group, "--timeout", "0.5") == ""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["consume", "T", "--count", "0"],
+        ["consume", "T", "--timeout", "nan"],
+        ["consume", "T", "--timeout", "-1"],
+        ["message", "find", "T", "k", "--limit", "-1"],
+        ["topic", "create", "T", "-q", "0"],
+        ["send", "T", "x", "--count", "0"],
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(shell: Shell, words: list[str]) -> None:
+    assert words[-1].encode() in shell.run(*words, code=2).stderr
+
+
+def test_what_is_not_there_is_not_shown_as_empty(shell: Shell) -> None:
+    assert b"no group nobody" in shell.run("group", "show", "nobody", code=1).stderr
+    (sent,) = shell.json("send", "Hidden", "x")
+    assert b"topic (-t)" in shell.run("message", "show", sent["message_id"], code=1).stderr
+    assert b"no broker of cluster" in shell.run("topic", "create", "X", "--cluster", "other", code=1).stderr

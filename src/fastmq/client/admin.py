@@ -97,7 +97,9 @@ class Admin(SessionUser):
             if 0 in one.addresses and broker in (None, one.name) and cluster in (None, one.cluster)
         }
         if not found:
-            raise RouteError(f"no broker {broker or ''}{' of cluster ' + cluster if cluster else ''} has a master")
+            raise RouteError(
+                f"no broker{f' {broker}' if broker else ''}{f' of cluster {cluster}' if cluster else ''} has a master"
+            )
         return found
 
     async def _masters_of(self, topic: str) -> dict[str, str]:

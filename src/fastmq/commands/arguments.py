@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import math
 
 
 def add_arguments(name: str, parser: argparse.ArgumentParser) -> None:
@@ -15,6 +17,20 @@ def add_arguments(name: str, parser: argparse.ArgumentParser) -> None:
         "message": _add_message,
         "cluster": _add_cluster,
     }[name](parser)
+
+
+def _count(text: str) -> int:
+    with contextlib.suppress(ValueError):
+        if (number := int(text)) >= 1:
+            return number
+    raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1")
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if (seconds := float(text)) >= 0 and math.isfinite(seconds):
+            return seconds
+    raise argparse.ArgumentTypeError(f"{text} is not a number of seconds")
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +56,7 @@ def _add_send(parser: argparse.ArgumentParser) -> None:
     late.add_argument("--delay", type=float, metavar="SECONDS", help="deliver so much later")
     late.add_argument("--delay-level", type=int, default=0, metavar="N", help="deliver later, level 1 to 18")
     late.add_argument("--at", metavar="TIME", help="deliver then (ISO 8601)")
-    parser.add_argument("--count", type=int, default=1, metavar="N", help="send each so often (%(default)s)")
+    parser.add_argument("--count", type=_count, default=1, metavar="N", help="send each so often (%(default)s)")
     parser.add_argument("--oneway", action="store_true", help="do not wait for the answer")
     _add_common(parser)
 
@@ -55,8 +71,8 @@ def _add_consume(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--tags", metavar="A||B", default="*", help="only messages with one of these tags")
     what.add_argument("--sql", metavar="EXPRESSION", help="only messages whose properties match")
-    parser.add_argument("--count", type=int, metavar="N", help="end after so many messages")
-    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="end when nothing came for so long")
+    parser.add_argument("--count", type=_count, metavar="N", help="end after so many messages")
+    parser.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="end when nothing came for so long")
     parser.add_argument("--body", action="store_true", help="print bodies only")
     parser.add_argument("--broadcasting", action="store_true", help="get all messages, whoever else is in the group")
     _add_common(parser)
@@ -82,7 +98,7 @@ def _add_topic(parser: argparse.ArgumentParser) -> None:
         _add_common(one)
     one = verbs.add_parser("create", help="make or change a topic")
     one.add_argument("topic")
-    one.add_argument("-q", "--queues", type=int, default=8, help="queues on each broker (%(default)s)")
+    one.add_argument("-q", "--queues", type=_count, default=8, help="queues on each broker (%(default)s)")
     one.add_argument("--ordered", action="store_true", help="mark it as ordered")
     one.add_argument("--perm", type=int, default=6, help="4 read, 2 write, 6 both (%(default)s)")
     one.add_argument("--attribute", action="append", default=[], metavar="NAME=VALUE", help="may be repeated")
@@ -132,7 +148,7 @@ def _add_message(parser: argparse.ArgumentParser) -> None:
     one = verbs.add_parser("find", help="messages by key")
     one.add_argument("topic")
     one.add_argument("key")
-    one.add_argument("--limit", type=int, default=64, help="at most so many (%(default)s)")
+    one.add_argument("--limit", type=_count, default=64, help="at most so many (%(default)s)")
     _add_common(one)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -29,16 +31,47 @@ def run(options: argparse.Namespace, env: Mapping[str, str], stdin: BinaryIO, st
     name = options.command if "verb" not in options else f"{options.command} {options.verb}"
     out = Output(stdout, as_json=options.json)
     try:
-        return COMMANDS[name](Context(options, env, stdin, out)) or EXIT_OK
+        with _told_to_end():
+            return COMMANDS[name](Context(options, env, stdin, out)) or EXIT_OK
+    except _Told as told:
+        return 128 + told.number
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        return EXIT_OK  # whoever read the output has enough
     except ClientError as error:
         if options.json:
             out.one({"failed": True, "error": str(error), "retryable": error.retryable})
         stderr.write(f"fastmq: {error}\n")
         return EXIT_FAILED
+
+
+class _Told(KeyboardInterrupt):
+    """A signal that ends the command as Ctrl-C does."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextlib.contextmanager
+def _told_to_end() -> Iterator[None]:
+    """SIGTERM and SIGHUP end in order, too: what was printed is committed, the group is left."""
+
+    def tell(number: int, frame: object) -> None:
+        raise _Told(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {
+        number: signal.signal(number, tell)
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) != signal.SIG_IGN  # nohup
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Context:
@@ -67,8 +100,6 @@ def send(context: Context) -> int:
     """`send`: the ids of what was stored, one line each."""
     options = context.options
     bodies = list(_bodies(context))
-    if options.count < 1:
-        raise UsageError("--count is at least 1")
     with sync.Producer(context.where, **context.session) as producer:
         for body in bodies:
             for _ in range(options.count):
@@ -150,7 +181,8 @@ def message_show(context: Context) -> int:
     with context.admin() as admin:
         found = admin.message(context.options.id, context.options.topic)
     if found is None:
-        raise ClientError(f"there is no message {context.options.id}")
+        hint = "" if context.options.topic else "; the id of a producer needs its topic (-t)"
+        raise ClientError(f"there is no message {context.options.id}{hint}")
     context.out.one(describe(found))
     return EXIT_OK
 
@@ -239,6 +271,8 @@ def group_show(context: Context) -> int:
     options = context.options
     with context.admin() as admin:
         found = admin.progress(options.group, options.topic)
+        if not found and options.group not in admin.groups(system=True):
+            raise ClientError(f"there is no group {options.group}")
     columns = ["topic", "broker", "queue", "broker_offset", "consumer_offset", "lag", "last_consumed_ms"]
     context.out.rows(
         columns,
