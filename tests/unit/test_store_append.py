@@ -115,6 +115,15 @@ def test_store_time_never_goes_back(open_store):
     assert [store.put("t", 0, b"", b"").store_timestamp_ms for _ in range(3)] == [1000, 1000, 1001]
 
 
+def test_store_time_does_not_stay_where_a_wrong_clock_was(open_store):
+    """A machine that starts with a clock in the future: messages with a delay must not wait for that time."""
+    times = iter([5_000_000, 20_000, 10_000, 9_999, 9_000, 20_001])
+    store = open_store(wall_clock_ms=lambda: next(times), delay_levels_ms=[1000])
+    stored = [store.put("SCHEDULE_TOPIC_XXXX", 0, b"", b"DELAY\x011\x02") for _ in range(6)]
+    assert [done.store_timestamp_ms for done in stored] == [5_000_000, 20_000, 20_000, 9_999, 9_999, 20_001]
+    assert [code for _, _, code in store.queue_entries("SCHEDULE_TOPIC_XXXX", 0, 0, 2)] == [5_001_000, 21_000]
+
+
 def test_a_delayed_message_carries_its_due_time(open_store):
     store = open_store(delay_levels_ms=[1000, 5000])
     for level in (b"1", b"2", b"9", b"x"):

@@ -146,6 +146,27 @@ def test_new_units_do_not_overwrite_lost_ones(tmp_path: Path) -> None:
     assert raw_codes(tmp_path)[4] == FIRST + EXT_FILE
 
 
+@pytest.mark.parametrize("address", [1 << 46, 3 * EXT_FILE, 40, EXT_FILE - 10])
+def test_an_address_that_was_damaged_does_not_stop_the_next_start(tmp_path: Path, address: int) -> None:
+    """New units follow the files there are, wherever the newest entry points: a hole between files is refused."""
+    store = open_store(tmp_path)
+    fill(store, 4)
+    store.close()
+    before = set(units(tmp_path).items())
+    with (tmp_path / "consumequeue/t/0/00000000000000000000").open("r+b") as file:
+        file.seek(3 * 20 + 12)
+        file.write(struct.pack(">q", FIRST + address))
+    for start in (4, 6):
+        store = open_store(tmp_path)
+        fill(store, 2, tags="blue", start=start)
+        store.close()
+    now = units(tmp_path)
+    assert {int(file.name) for file in (tmp_path / "consumequeue_ext/t/0").iterdir()} <= {0, EXT_FILE}
+    assert set(raw_codes(tmp_path)[4:]) <= set(now)
+    if address != 40:
+        assert before <= set(now.items())
+
+
 def test_queues_built_anew_have_units(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     fill(store, 50)

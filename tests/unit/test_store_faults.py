@@ -25,7 +25,7 @@ CALLS = {
     "pread": ("consumequeue", "checkpoint"),
     "fdatasync": ("commitlog", "consumequeue", "index", "checkpoint"),
     "fsync": ("abort", "directory"),
-    "fallocate": ("commitlog", "consumequeue", "index"),
+    "fallocate": ("commitlog", "consumequeue", "index", "checkpoint"),
     "ftruncate": ("commitlog", "consumequeue", "index", "checkpoint"),
     "mmap": ("commitlog", "index"),
     "msync": ("index",),
@@ -242,6 +242,16 @@ def test_a_queue_that_could_not_be_synced_keeps_the_checkpoint_where_it_is(tmp_p
         store.close()
     store = open_store(tmp_path)
     assert store.queue_offsets("t", 0) == (0, 3)
+    store.close()
+
+
+def test_a_full_disk_keeps_nobody_from_making_room(tmp_path):
+    """Before it deletes, retention notes in the checkpoint what is durable: that file has its block from the start."""
+    store = open_store(tmp_path)
+    assert (tmp_path / "checkpoint").stat().st_blocks > 0
+    for i in range(300):
+        put(store, i)
+    assert store.delete_segments(1) == 1
     store.close()
 
 

@@ -55,8 +55,9 @@ cdef int checkpoint_write(Engine* e, int64_t queues, int64_t indexed, int64_t en
     cdef uint8_t page[CHECK_BYTES]
     cdef char path[PATH_BYTES]
     memcpy(page, e.check, CHECK_BYTES)
-    put64(page + CHECK_LOG_TIME, max(get64(page + CHECK_LOG_TIME), time))
-    put64(page + CHECK_QUEUE_TIME, max(get64(page + CHECK_QUEUE_TIME), time))
+    if time > 0:
+        put64(page + CHECK_LOG_TIME, time)
+        put64(page + CHECK_QUEUE_TIME, time)
     put64(page + CHECK_INDEX_TIME, max(get64(page + CHECK_INDEX_TIME), e.index_full_time))
     memcpy(page + CHECK_MAGIC, CHECK_MAGIC_TEXT, 8)
     put64(page + CHECK_QUEUES, queues)

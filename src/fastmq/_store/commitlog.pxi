@@ -22,6 +22,12 @@ cdef int refusal(Engine* e) noexcept nogil:
     return ST_OK
 
 
+cdef int64_t store_time(Engine* e, int64_t now) noexcept nogil:
+    """The time that messages are stored with: it does not go back with a clock that is corrected by a little. A clock
+    that was far ahead is another matter: delayed messages would wait until the time comes that it once showed."""
+    return e.last_time if now < e.last_time <= now + CLOCK_SLACK_MS else now
+
+
 cdef int turn_begin(Engine* e) noexcept nogil:
     """Take the lock and stamp the time. On a status other than ST_OK the lock is not held."""
     cdef int64_t now
@@ -32,7 +38,7 @@ cdef int turn_begin(Engine* e) noexcept nogil:
     if e.closed:
         pthread_mutex_unlock(&e.lock)
         return ST_CLOSED
-    e.turn_time = max(now, e.last_time)
+    e.turn_time = store_time(e, now)
     e.turn_used = 0
     e.turn_count = 0
     e.turn_pending = e.pend_tail

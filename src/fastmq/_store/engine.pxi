@@ -20,6 +20,7 @@ cdef enum:
     FLUSH_TAIL = 1 << 20        # at least as much as a page of the page cache may be
     FLUSH_PIECES = 4            # what is appended while one is handed over is the next
     TURN_BYTES = 4 << 20        # turn buffer; one larger record or batch makes it grow
+    CLOCK_SLACK_MS = 10_000     # store times do not follow a clock that goes back by less
     LMQ_MAX = 1024              # light queues of one message
     LMQ_TEXT_BYTES = 32768
     TOPIC_SCHEDULE = 0x10000    # private topic flag: SCHEDULE_TOPIC_XXXX, whose tags code is a time

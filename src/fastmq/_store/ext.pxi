@@ -143,7 +143,7 @@ cdef int64_t ext_find_end(Engine* e, Queue* q) noexcept nogil:
             if is_ext_address(chunk[i].tags_code) and chunk[i].size != BLANK_SIZE:
                 if ext_read(e, q, chunk[i].tags_code, &unit):
                     return ext_offset(chunk[i].tags_code) + unit.size
-                return (ext_offset(chunk[i].tags_code) // e.ext_file_bytes + 1) * e.ext_file_bytes
+                return f.ext_last + e.ext_file_bytes        # a lost unit, or no address at all: nothing is overwritten
         high -= n
     return f.ext_last
 

@@ -197,6 +197,10 @@ cdef int load_checkpoint(Engine* e, list log) except -1:
         if e.files.ftruncate(&e.files, FILE_CHECKPOINT, e.check_fd, CHECK_FILE_BYTES) != 0:
             note_error(e, path)
             raise store_error(e, "cannot extend")
+    # its block now: a full disk must not keep retention from noting what it may delete
+    if e.files.fallocate(&e.files, FILE_CHECKPOINT, e.check_fd, 0, 0, CHECK_FILE_BYTES) != 0 and errno != EOPNOTSUPP:
+        note_error(e, path)
+        raise store_error(e, "cannot reserve")
     memset(e.check, 0, CHECK_BYTES)
     if e.files.pread(&e.files, FILE_CHECKPOINT, e.check_fd, e.check, CHECK_BYTES, 0) != CHECK_BYTES:
         note_error(e, path)
