@@ -141,7 +141,8 @@ def test_a_batch_ack_of_retries_and_of_several_pops(rig):
 
 def test_one_bad_item_does_not_spoil_the_others(rig):
     (first, *_) = rig.take()
-    reply = rig.batch_ack(item(first, 0, rq=77), item(first, 1), item(first, 2, t="nowhere"), item(first, 3, r="9"))
+    items = [item(first, 0, rq=77), item(first, 0, c="c\x02g"), item(first, 1)]
+    reply = rig.batch_ack(*items, item(first, 2, t="nowhere"), item(first, 3, r="9"))
     assert reply.code == 13
     assert comes_back(rig) == [0, 2, 3]
 

@@ -120,7 +120,10 @@ def _ack_item(broker: Broker, peer: Peer, item: BatchAck, broker_name: str) -> i
 def _store_ack(broker: Broker, ack: Ack, revive_queue: int, invisible_time: int) -> Appended:
     """Write an ack down. A consumer that is told so can ack again; RocketMQ says SUCCESS and hands it out again."""
     key = ack.key
-    appended = broker.pop.put_ack(ack, revive_queue, key.pop_time + invisible_time)
+    try:
+        appended = broker.pop.put_ack(ack, revive_queue, key.pop_time + invisible_time)
+    except ValueError as error:  # a group that no pop can have had, with control characters
+        raise RequestError(ResponseCode.MESSAGE_ILLEGAL, str(error)) from None
     if appended.status != st.ST_OK:
         raise RequestError(ResponseCode.SYSTEM_ERROR, f"the ack was not stored, store status {appended.status}")
     broker.stats.on_ack(key.group, key.topic, len(ack.offsets))
