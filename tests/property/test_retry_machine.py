@@ -6,6 +6,7 @@ over, the number of tries grows by one each time, too many tries and negative le
 else does, and a message comes twice only when the broker crashed in between.
 """
 
+import dataclasses
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as some
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from fastmq.config import BrokerConfig
 from fastmq.protocol.bodies import SubscriptionGroupConfig, TopicConfig
 from fastmq.protocol.codes import RequestCode
 from fastmq.protocol.message import decode_message, decode_properties
@@ -22,6 +24,7 @@ from unit.broker_rig import Rig
 FIRST_LEVEL = 3
 TOPIC, GROUP = "topic-a", "cg"
 RETRY, DEAD = f"%RETRY%{GROUP}", f"%DLQ%{GROUP}"
+LEVELS = [BrokerConfig().message_delay_level, "1s 5s 30s", "9s 1s 2s 40s 1s 20m"]
 LONG_MS = 8_000_000  # longer than the longest delay
 
 
@@ -122,8 +125,11 @@ class Retries(RuleBasedStateMachine):
         self.rig.flush()
         self.rig.broker.delay.persist()
 
-    @rule()
-    def stop(self):
+    @rule(levels=some.sampled_from([None, None, *LEVELS]))
+    def stop(self, levels):
+        """And start again, with other delay levels as the case may be."""
+        if levels is not None:
+            self.rig.config = dataclasses.replace(self.rig.config, message_delay_level=levels)
         self.rig.stop()
 
     @rule()
