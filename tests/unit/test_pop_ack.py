@@ -4,6 +4,7 @@ import base64
 
 import pytest
 
+from fastmq.protocol.bodies import TopicConfig
 from fastmq.protocol.codes import RequestCode
 from unit.broker_rig import FakePeer
 from unit.pop_rig import bodies, popped, rig_at
@@ -97,6 +98,20 @@ def test_refused_acks(rig, more, code, remark):
     reply = rig.change_time(first, 1000, **more)
     assert reply.code == code
     assert comes_back(rig) == [0, 1, 2, 3]
+
+
+def test_what_was_popped_before_the_topic_had_fewer_queues_can_be_acked(tmp_path):
+    rig = rig_at(tmp_path)
+    rig.broker.topics.put(TopicConfig("topic-a", 4, 4))
+    for body in (b"1", b"2"):
+        rig.send(body=body, queue=3)
+    acked, changed = rig.take()
+    rig.broker.topics.put(TopicConfig("topic-a", 2, 2))
+    assert rig.ack(acked).code == 0
+    assert rig.change_time(changed, 30_000).code == 0
+    assert comes_back(rig, 29_000) == []
+    assert comes_back(rig, 1001) == [2]
+    rig.close()
 
 
 def test_an_ack_that_cannot_be_stored_is_not_acknowledged(rig):

@@ -225,13 +225,15 @@ def _check_queue(broker: Broker, peer: Peer, header: _Handled) -> tuple[int, int
     topic = broker.topics.get(header.topic)
     if topic is None:
         raise RequestError(ResponseCode.TOPIC_NOT_EXIST, f"topic[{header.topic}] not exist, apply first please! {FAQ}")
-    if not 0 <= header.queue_id < topic.read_queue_nums:
+    bounds = broker.store.queue_offsets(header.topic, header.queue_id) if header.queue_id >= 0 else None
+    # the topic may have fewer queues by now than when it was popped
+    if header.queue_id < 0 or (bounds is None and header.queue_id >= topic.read_queue_nums):
         raise RequestError(
             ResponseCode.MESSAGE_ILLEGAL,
             f"queueId[{header.queue_id}] is illegal, topic:[{header.topic}] "
             f"topicConfig.readQueueNums:[{topic.read_queue_nums}] consumer:[/{peer.address}]",
         )
-    return broker.store.queue_offsets(header.topic, header.queue_id) or (0, 0)
+    return bounds or (0, 0)
 
 
 def _receipt(broker: Broker, header: _Handled) -> Receipt:
