@@ -14,7 +14,7 @@ import random
 import socket
 import ssl
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypedDict
@@ -24,41 +24,28 @@ import anyio.lowlevel
 
 from fastmq.client import namespace as namespaces
 from fastmq.client.acl import Credentials
-from fastmq.client.background import Background
-from fastmq.client.errors import (
-    BrokerError,
-    ClientClosed,
-    ClientError,
-    ConnectError,
-    ConnectionLost,
-    NotSupported,
-    RequestTimeout,
-    RouteError,
-    TopicNotFound,
-    broker_error,
-)
+from fastmq.client.errors import ClientClosed, ClientError
+from fastmq.client.links import MOST_QUEUED, SUCCESS, command
 from fastmq.client.lookup import check_url, is_url, look_up
 from fastmq.client.messages import UniqueKeys
 from fastmq.client.replies import Replies
-from fastmq.client.routes import PROVISIONAL_SECONDS, NameServers, Route, RouteTable, borrow_route, make_route
-from fastmq.client.transport import Connection, open_stream, parse_address
+from fastmq.client.routing import Routing
+from fastmq.client.transport import Connection, parse_address
 from fastmq.clock import Clock, SystemClock
-from fastmq.errors import ProtocolError, UsageError
+from fastmq.errors import UsageError
 from fastmq.limits import CONNECT_TIMEOUT_SECONDS
-from fastmq.protocol import names
 from fastmq.protocol.bodies import dumps
 from fastmq.protocol.bodies.client import ConsumerData, HeartbeatData, ProducerData
-from fastmq.protocol.bodies.route import ClusterInfo, TopicRouteData
 from fastmq.protocol.codes import RequestCode, ResponseCode
 from fastmq.protocol.command import Command
 from fastmq.protocol.message import PROPERTY_PRODUCER_GROUP, decode_message
+
+__all__ = ["MOST_QUEUED", "SUCCESS", "Member", "Session", "SessionOptions", "command"]
 
 ROUTE_SECONDS: Final = 30.0
 HEARTBEAT_SECONDS: Final = 30.0
 LOOKUP_SECONDS: Final = 120.0
 REQUEST_SECONDS: Final = 3.0
-MOST_QUEUED: Final = 64  # oneway requests that wait to be written before their sender waits, too
-SUCCESS: Final = frozenset({int(ResponseCode.SUCCESS)})
 
 log = logging.getLogger("fastmq.client")
 
@@ -98,21 +85,7 @@ class SessionOptions(TypedDict, total=False):
     clock: Clock
 
 
-def command(code: int, ext: dict[str, str] | None = None, body: bytes = b"") -> Command:
-    """A request of this client."""
-    return Command(code, ext={} if ext is None else ext, body=body, language="PYTHON")
-
-
-class _Attempt:
-    """A connection that is being made; several callers may wait for it."""
-
-    def __init__(self) -> None:
-        self.done = anyio.Event()
-        self.connection: Connection | None = None
-        self.error: ClientError | None = None
-
-
-class Session:
+class Session(Routing):
     """Connections, routes and heartbeats of one client id.
 
     `namesrv`: addresses of name servers, `host:port` separated by semicolons or as a list, or `http://host:port/path`,
@@ -138,31 +111,28 @@ class Session:
         clock: Clock | None = None,
     ) -> None:
         addresses, self._lookup = _name_servers(namesrv)
+        super().__init__(
+            addresses,
+            random.getrandbits(16),
+            credentials=credentials,
+            tls=ssl.create_default_context() if tls is True else tls or None,
+            request_timeout=request_timeout,
+            connect_timeout=connect_timeout,
+        )
         self.namespace = namespace
-        self.request_timeout = request_timeout
         self.clock: Clock = clock or SystemClock()
-        self.routes = RouteTable()
-        self.name_servers = NameServers(addresses, random.getrandbits(16))
         self.client_id = ""
         """`ip@instance`, known once the session is open."""
         self.unique_keys: UniqueKeys
         self.replies = Replies()
-        self.background = Background()
-        self._credentials = credentials
-        self._tls = ssl.create_default_context() if tls is True else tls or None
         self._instance_name = instance_name
         self._unit_name = unit_name
-        self._connect_timeout = connect_timeout
         self._route_seconds = route_seconds
         self._heartbeat_seconds = heartbeat_seconds
         self._lookup_seconds = lookup_seconds
-        self._connections: dict[str, Connection] = {}
-        self._attempts: dict[str, _Attempt] = {}
         self._route_locks: dict[str, anyio.Lock] = {}
         self._producers: dict[str, list[Member]] = {}
         self._consumers: dict[str, Member] = {}
-        self._knows_cluster = False
-        self._pid = 0
 
     def __repr__(self) -> str:
         return f"<Session {self.client_id or 'not open'}, {len(self._connections)} connections>"
@@ -196,15 +166,6 @@ class Session:
             connection.close()
         await self.background.close(kind, error, trace)
 
-    def check_open(self) -> None:
-        """Raises ClientClosed if it cannot be used, or not from this process."""
-        if not self._pid:
-            raise ClientClosed("not open yet: use it inside `async with`")
-        if self._pid != os.getpid():
-            raise ClientClosed("made in another process; a client does not survive a fork, make a new one")
-        if not self.background.is_open:
-            raise ClientClosed("it is closed")
-
     # --- names -------------------------------------------------------------------------------------------------------
 
     def wrap(self, name: str) -> str:
@@ -215,258 +176,11 @@ class Session:
         """The name without namespace."""
         return namespaces.unwrap(self.namespace, name) if self.namespace else name
 
-    # --- requests ----------------------------------------------------------------------------------------------------
-
-    async def connection(self, address: str) -> Connection:
-        """The connection to an address, made if there is none. Raises ConnectError."""
-        found = self._connections.get(address)
-        if found is not None and found.failure is None:
-            return found
-        self.check_open()
-        attempt = self._attempts.get(address)
-        if attempt is None:
-            attempt = self._attempts[address] = _Attempt()
-            self.background.spawn(self._connect, address, attempt)
-        await attempt.done.wait()
-        if attempt.connection is None:
-            raise ConnectError(str(attempt.error))
-        return attempt.connection
-
-    def open_connection(self, address: str) -> Connection | None:
-        """The connection to an address if there is one."""
-        found = self._connections.get(address)
-        return found if found is not None and found.failure is None else None
-
-    def open_master(self, broker_name: str) -> Connection | None:
-        """The connection to a broker's master if there is one."""
-        found = self._connections.get(self.routes.address(broker_name) or "")
-        return found if found is not None and found.failure is None else None
-
-    @property
-    def signs(self) -> bool:
-        """Whether requests are signed."""
-        return self._credentials is not None
-
-    async def _connect(self, address: str, attempt: _Attempt) -> None:
-        try:
-            stream = await open_stream(address, self._tls, self._connect_timeout)
-        except (ConnectError, UsageError) as error:
-            attempt.error = ConnectError(str(error))
-        else:
-            if not self.background.is_open:
-                return await anyio.aclose_forcefully(stream)
-            connection = attempt.connection = Connection(stream, address, self._on_request)
-            self._connections[address] = connection
-            self.background.spawn(self._serve, connection)
-            if (self._producers or self._consumers) and self.routes.name_of(address):
-                # the broker forgot us with the connection before
-                connection.post(self._sign(self._heartbeat()), self.request_timeout)
-        finally:
-            self._attempts.pop(address, None)
-            if attempt.connection is None and attempt.error is None:
-                attempt.error = ConnectError(f"the session was closed while {address} was connected")
-            attempt.done.set()
-
-    async def _serve(self, connection: Connection) -> None:
-        try:
-            await connection.run()
-        finally:
-            self.retire(connection)
-
-    def _sign(self, request: Command) -> Command:
-        if self._credentials is not None:
-            self._credentials.sign(request)
-        return request
-
-    def sign(self, request: Command) -> Command:
-        """The request with the account of the session, if it has one."""
-        return self._sign(request)
-
-    async def call(
-        self, address: str, request: Command, *, timeout: float | None = None, accept: Collection[int] = SUCCESS
-    ) -> Command:
-        """A request and its answer. Raises BrokerError for codes not in `accept`, and errors of the connection."""
-        self._sign(request)
-        seconds = self.request_timeout if timeout is None else timeout
-        connection = await self.connection(address)
-        reply = await connection.call(request, seconds)
-        if reply.code == ResponseCode.GO_AWAY:
-            # the server shuts down and said so before it did anything: once more on a new connection
-            self.retire(connection)
-            connection = await self.connection(address)
-            reply = await connection.call(request, seconds)
-        if reply.code not in accept:
-            raise broker_error(reply.code, reply.remark, address)
-        return reply
-
-    def retire(self, connection: Connection) -> None:
-        """Requests take a new connection from now on; those under way may still be answered."""
-        if self._connections.get(connection.address) is connection:
-            del self._connections[connection.address]
-
-    async def oneway(self, address: str, request: Command) -> None:
-        """A request without an answer. Returns when it is queued, or when the queue was written if it is long. Raises
-        ConnectError, and RequestTimeout if the server takes nothing.
-        """
-        self._sign(request)
-        connection = await self.connection(address)
-        connection.send(request)
-        if connection.queued >= MOST_QUEUED:
-            try:
-                with anyio.fail_after(self.request_timeout):
-                    await connection.flush()
-            except TimeoutError:
-                raise RequestTimeout(f"{address} took nothing within {self.request_timeout:.3g} s") from None
-
-    async def call_broker(
-        self,
-        broker_name: str,
-        request: Command,
-        *,
-        timeout: float | None = None,
-        accept: Collection[int] = SUCCESS,
-        any_other: bool = False,
-    ) -> Command:
-        """As `call`, to the master of a broker; `any_other`: or to a replica. Raises RouteError if it is unknown."""
-        return await self.call(
-            self.broker_address(broker_name, any_other=any_other), request, timeout=timeout, accept=accept
-        )
-
-    def broker_address(self, broker_name: str, *, any_other: bool = False) -> str:
-        """The address of a broker's master. Raises RouteError if it is unknown."""
-        address = self.routes.address(broker_name, any_other=any_other)
-        if address is None:
-            raise RouteError(f"broker {broker_name} has no address")
-        return address
-
-    async def broker_version(self, broker_name: str) -> int:
-        """Which release a broker's master is, as an ordinal of RocketMQ (5.0.0 is 413); 0 if it does not say."""
-        connection = await self.connection(self.broker_address(broker_name))
-        if not connection.server_version:
-            # each answer says it, so any request will do
-            await connection.call(self._sign(self._heartbeat()), self.request_timeout)
-        return connection.server_version
-
-    async def call_name_server(self, request: Callable[[], Command], *, accept: Collection[int] = SUCCESS) -> Command:
-        """A request to the name server in use; when it does not answer, to the others in turn."""
-        self.check_open()
-        failures: list[str] = []
-        for address in self.name_servers.addresses:
-            try:
-                return await self.call(address, request(), accept=accept)
-            except NotSupported as error:
-                # a broker, mostly
-                raise NotSupported(error.code, f"{error.remark} (is that a name server?)", address) from None
-            except (ConnectError, ConnectionLost, RequestTimeout) as error:
-                failures.append(str(error))
-                self.name_servers.failed(address)
-        raise RouteError(f"no name server answers: {'; '.join(failures)}")
-
-    # --- routes ------------------------------------------------------------------------------------------------------
-
-    async def route(self, topic: str, *, refresh: bool = False, borrow: bool = False) -> Route:
-        """Where a topic (name on the wire) is. `refresh`: ask even if it is known. `borrow`: for a topic that does not
-        exist, what the first send will make of it. Raises TopicNotFound, or RouteError without a name server.
-        """
-        known = self.routes.get(topic)
-        if known is not None and not refresh and self._is_fresh(known):
-            return known
-        lock = self._route_locks.setdefault(topic, anyio.Lock())
-        async with lock:
-            known = self.routes.get(topic)
-            asked_at = self.clock.monotonic()
-            if known is not None and not refresh and self._is_fresh(known):
-                return known
-            try:
-                route = await self._fetch_route(topic)
-            except TopicNotFound:
-                if not borrow:
-                    raise
-                default = await self._default_route(topic)
-                route = borrow_route(topic, default, asked_at)
-            except RouteError:
-                if known is None or known.provisional:
-                    raise
-                return known
-            if self.routes.put(route):
-                self._tell_routes([topic])
-            return route
-
-    async def _default_route(self, topic: str) -> Route:
-        try:
-            return await self._fetch_route(names.AUTO_CREATE_TOPIC)
-        except TopicNotFound:
-            raise TopicNotFound(topic, f"topic {topic} has no route, and brokers here make no topics") from None
-
-    def _is_fresh(self, route: Route) -> bool:
-        return not route.provisional or self.clock.monotonic() < route.fetched_at + PROVISIONAL_SECONDS
-
-    async def _fetch_route(self, topic: str) -> Route:
-        try:
-            reply = await self.call_name_server(lambda: command(RequestCode.GET_ROUTEINFO_BY_TOPIC, {"topic": topic}))
-            data = TopicRouteData.from_json(reply.body)
-        except BrokerError as error:
-            if error.code == ResponseCode.TOPIC_NOT_EXIST:
-                raise TopicNotFound(topic, error.remark) from None
-            raise
-        except ProtocolError as error:
-            raise RouteError(f"the route of {topic} cannot be read: {error}") from error
-        return make_route(topic, data, self.clock.monotonic())
-
-    async def refresh_routes(self, topics: Iterable[str] | None = None) -> None:
-        """Ask again for all routes in use, or some. What cannot be had stays as it was."""
-        changed: list[str] = []
-        for topic in list(self.routes.topics if topics is None else topics):
-            try:
-                route = await self._fetch_route(topic)
-            except ClientError as error:
-                log.debug("the route of %s stays as it was: %s", topic, error)
-                continue
-            if self.routes.put(route):
-                changed.append(topic)
-        if changed:
-            self._tell_routes(changed)
+    # --- membership --------------------------------------------------------------------------------------------------
 
     def _tell_routes(self, topics: Collection[str]) -> None:
         for member in self._members():
             member.routes_changed(topics)
-
-    async def _refresh_routes(self) -> None:
-        while True:
-            await anyio.sleep(self._route_seconds)
-            await self.refresh_routes()
-            if self._knows_cluster:
-                await self.know_cluster()
-
-    async def _look_up_again(self, url: str) -> None:
-        while True:
-            await anyio.sleep(self._lookup_seconds)
-            try:
-                found = await look_up(url, self._tls)
-            except RouteError as error:
-                log.warning("the name servers stay as they were: %s", error)
-                continue
-            gone = set(self.name_servers.addresses) - set(found)
-            if gone:
-                log.info("the name servers are now %s", ";".join(found))
-            self.name_servers.replace(found)
-            for address in gone:
-                connection = self.open_connection(address)
-                if connection is not None and not self.routes.name_of(address):
-                    connection.close("it is no name server any more")
-
-    async def know_cluster(self) -> None:
-        """From now on heartbeats go to all brokers that there are, not only to those of topics in use."""
-        self._knows_cluster = True
-        try:
-            reply = await self.call_name_server(lambda: command(RequestCode.GET_BROKER_CLUSTER_INFO))
-            table = ClusterInfo.from_json(reply.body).broker_addr_table
-        except (ClientError, ProtocolError) as error:
-            log.info("the brokers of the cluster are not known yet: %s", error)
-        else:
-            self.routes.put_cluster({one.broker_name: dict(one.broker_addrs) for one in table.values()})
-
-    # --- membership --------------------------------------------------------------------------------------------------
 
     def _members(self) -> list[Member]:
         return [*(one for several in self._producers.values() for one in several), *self._consumers.values()]
@@ -548,6 +262,19 @@ class Session:
 
         addresses = self.routes.broker_addresses(masters_only=not self._consumers)
         await self.each([(one, address) for address in addresses])
+
+    def _on_connected(self, connection: Connection) -> None:
+        if (self._producers or self._consumers) and self.routes.name_of(connection.address):
+            # the broker forgot us with the connection before
+            connection.post(self._sign(self._heartbeat()), self.request_timeout)
+
+    async def broker_version(self, broker_name: str) -> int:
+        """Which release a broker's master is, as an ordinal of RocketMQ (5.0.0 is 413); 0 if it does not say."""
+        connection = await self.connection(self.broker_address(broker_name))
+        if not connection.server_version:
+            # each answer says it, so any request will do
+            await connection.call(self._sign(self._heartbeat()), self.request_timeout)
+        return connection.server_version
 
     async def _send_heartbeats(self) -> None:
         while True:
