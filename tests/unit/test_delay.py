@@ -87,7 +87,32 @@ def test_a_level_is_delivered_in_order_and_all_of_it(rig):
 def test_a_clock_that_was_set_back_does_not_hold_messages_for_hours(rig):
     rig.send(properties="DELAY\x011\x02")
     rig.clock.set_wall_ms(rig.clock.wall_ms() - 3_600_000)
+    assert due(rig) == 0
+    rig.clock.advance_ms(999)
+    assert due(rig) == 0
+    rig.clock.advance_ms(1)
     assert due(rig) == 1
+
+
+@pytest.mark.parametrize("back_ms", [1, 500, 3_600_000])
+def test_what_comes_while_the_clock_is_behind_has_its_whole_delay(rig, back_ms):
+    rig.send()
+    rig.clock.set_wall_ms(rig.clock.wall_ms() - back_ms)
+    sent = {}
+    for number in range(6):
+        rig.send(body=b"%d" % number, queue=1, properties="DELAY\x012\x02")
+        sent[b"%d" % number] = rig.clock.wall_ms()
+        due(rig)
+        rig.clock.advance_ms(700)
+    delivered = rig.count("topic-a", 1)
+    for _ in range(100):
+        due(rig)
+        for offset in range(delivered, rig.count("topic-a", 1)):
+            waited = rig.clock.wall_ms() - sent.pop(rig.stored("topic-a", 1, offset).body)
+            assert 5000 <= waited <= 5500
+        delivered = rig.count("topic-a", 1)
+        rig.clock.advance_ms(100)
+    assert not sent
 
 
 def test_a_message_that_cannot_be_stored_is_tried_again(rig):

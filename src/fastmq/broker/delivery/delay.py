@@ -7,14 +7,17 @@ of the head. It is kept in `config/delayOffset.json`.
 At least once: the offset moves only after the message was stored in its real topic, and the file only ever says what
 lies behind messages that are flushed to disk. After a crash some messages are delivered again.
 Never early: a message is due when the wall clock has reached its time. A message that was stored in the future means
-that the clock was set back; it counts as due, as in RocketMQ. One whose level had a longer delay when it was stored, or
-whose level does not exist any more, keeps its time.
+that the clock was set back; it waits for its delay from now on. One whose level had a longer delay when it was stored,
+or whose level does not exist any more, keeps its time.
 """
 
 from __future__ import annotations
 
 import logging
+import math
+from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from fastmq._store import ST_OK, Appended
@@ -32,6 +35,7 @@ from fastmq.store.tables import load_table, object_of, save_json
 log = logging.getLogger("fastmq.broker.delay")
 
 MAX_LEVELS: Final = 64
+SEEN_STEP_S: Final = 0.1
 ENTRIES_A_LEVEL: Final = 64  # entries of one level per round, so that no level makes the others late
 
 
@@ -47,6 +51,15 @@ class DelayStore(PutsMessages, Protocol):
     def queue_entries(self, topic: str, queue_id: int, offset: int, count: int) -> list[tuple[int, int, int]]: ...
     def read_record(self, log_offset: int) -> bytes | None: ...
     def watch(self, topic: str, queue_id: int, on: bool = True) -> int: ...
+
+
+@dataclass(slots=True)
+class _Seen:
+    """Entries of a level before `end` were there `at` a time; other ones were added to them since `begun`."""
+
+    end: int
+    begun: float  # monotonic seconds
+    at: float
 
 
 class DelayDelivery(DueLoop):
@@ -74,6 +87,7 @@ class DelayDelivery(DueLoop):
         self._on_delivered = on_delivered
         self._queue_to_read = queue_to_read
         self._offsets: dict[int, int] = {}
+        self._seen: dict[int, deque[_Seen]] = {}  # of levels whose head was stored in the future
         self._stuck: set[int] = set()
         self._patience = Patience()
         self._updates = 0
@@ -115,7 +129,7 @@ class DelayDelivery(DueLoop):
             return
         entries = self._store.queue_entries(names.SCHEDULE_TOPIC, queue_id, offset, ENTRIES_A_LEVEL)
         for log_offset, _size, stamp_ms in entries:
-            deliver_ms = self._due_ms(level, log_offset, stamp_ms, now_ms)
+            deliver_ms = self._due_ms(level, offset, log_offset, stamp_ms, now_ms, end)
             if deliver_ms > now_ms:
                 outcome.at(deliver_ms)
                 return
@@ -135,17 +149,34 @@ class DelayDelivery(DueLoop):
         )
         return next(queues, 0)
 
-    def _due_ms(self, level: int, log_offset: int, stamp_ms: int, now_ms: int) -> int:
-        """When an entry is due that says `stamp_ms`."""
+    def _due_ms(self, level: int, offset: int, log_offset: int, stamp_ms: int, now_ms: int, end: int) -> int:
+        """When an entry is due that says `stamp_ms`; its queue has got to `end`."""
         delay_ms = self._levels_ms[level - 1] if level <= len(self._levels_ms) else 0
-        if stamp_ms <= now_ms + delay_ms:
-            return stamp_ms
-        record = self._store.read_record(log_offset)
-        try:
-            in_time = record is not None and m.decode_message(record)[0].store_timestamp <= now_ms
-        except ProtocolError:
-            in_time = False
-        return stamp_ms if in_time else now_ms
+        if stamp_ms > now_ms + delay_ms:
+            record = self._store.read_record(log_offset)
+            try:
+                stored_ms = stamp_ms if record is None else m.decode_message(record)[0].store_timestamp
+            except ProtocolError:
+                stored_ms = stamp_ms  # it is passed over
+            if stored_ms > now_ms:
+                return now_ms + self._left_ms(level, offset, end, stamp_ms - stored_ms)
+        self._seen.pop(level, None)
+        return stamp_ms
+
+    def _left_ms(self, level: int, offset: int, end: int, delay_ms: int) -> int:
+        """How long an entry has to wait that was stored in the future: its delay counts from when it was first seen.
+
+        The store's times do not go back with the clock: all new entries are such ones for as long as that lasts.
+        """
+        now = self._clock.monotonic()
+        seen = self._seen.setdefault(level, deque())
+        while seen and seen[0].end <= offset:
+            seen.popleft()
+        if not seen or (seen[-1].end < end and now - seen[-1].begun >= SEEN_STEP_S):
+            seen.append(_Seen(end, now, now))
+        elif seen[-1].end < end:
+            seen[-1].end, seen[-1].at = end, now
+        return max(0, math.ceil(delay_ms - (now - seen[0].at) * 1000))
 
     def _try_to_deliver(self, level: int, offset: int, log_offset: int) -> bool:
         try:
