@@ -187,6 +187,13 @@ def test_a_silent_broker_expires_after_its_own_time(tables: Tables) -> None:
     assert not tables.touch("C", "unknown:1", "b", 0)
 
 
+def test_the_silence_of_one_broker_does_not_close_the_connection_of_another(tables: Tables) -> None:
+    tables.add("a", connection=5, now=0)
+    tables.add("b", connection=5, now=0, timeout_ms=500)
+    tables.add("c", connection=6, now=0, timeout_ms=500)
+    assert tables.expired(501) == ([member("b", 0), member("c", 0)], [6])
+
+
 def test_the_last_address_takes_the_broker_and_its_topics_along(tables: Tables) -> None:
     tables.add("a", table=topics("t", "only-a"))
     tables.add("a", 1)

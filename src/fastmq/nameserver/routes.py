@@ -295,9 +295,14 @@ class RouteTables:
         return True
 
     def expired(self, now_ms: int) -> tuple[list[Member], list[int]]:
-        """Brokers not heard of for longer than their time-out, and their connections; the caller unregisters them."""
-        late = [(key, live) for key, live in self._live.items() if live.last_update_ms + live.timeout_ms < now_ms]
-        return [self._member(*key) for key, _ in late], [live.connection for _, live in late]
+        """Brokers not heard of for longer than their time-out, and the connections that nobody else registered on.
+
+        The caller unregisters them.
+        """
+        late = {key: live for key, live in self._live.items() if live.last_update_ms + live.timeout_ms < now_ms}
+        used = {live.connection for key, live in self._live.items() if key not in late}
+        lost = dict.fromkeys(live.connection for live in late.values() if live.connection not in used)
+        return [self._member(*key) for key in late], list(lost)
 
     def members_on(self, connection: int) -> list[Member]:
         """The brokers that registered on a connection last."""
