@@ -120,6 +120,12 @@ class Retries(RuleBasedStateMachine):
             assert properties["RETRY_TOPIC"] == TOPIC
             self.came[key] += 1
 
+    @rule(step_ms=some.sampled_from([1, 700, 60_000]))
+    def the_clock_is_set_back(self, step_ms):
+        self.rig.clock.set_wall_ms(self.now_ms - step_ms)
+        self.waiting = {key: earliest - step_ms for key, earliest in self.waiting.items()}
+        self.deliver(0)
+
     @rule()
     def offsets_are_saved(self):
         self.rig.flush()
