@@ -40,6 +40,23 @@ def update_text(text: str, updates: Mapping[str, str]) -> str:
     return "".join(f"{line}\n" for line in (*kept, *(f"{name}={escape_value(updates[name])}" for name in updates)))
 
 
+def merge_properties(text: str, values: Mapping[str, str]) -> str:
+    """Properties text with values set in their places: other names and comments stay, new names follow at the end."""
+    lines: list[str] = []
+    left = dict(values)
+    groups = _groups(text)
+    if groups and groups[-1] == ([""], ""):
+        groups.pop()  # what is behind the last line's end
+    for written, logical in groups:
+        name = _split(logical)[0] if logical else None
+        if name is None or name not in values:
+            lines += written
+        elif name in left:
+            lines.append(f"{name}={escape_value(left.pop(name))}")
+    lines += [f"{name}={escape_value(value)}" for name, value in left.items()]
+    return "".join(f"{line}\n" for line in lines)
+
+
 def update_file(path: str, updates: Mapping[str, str]) -> None:
     """Do `update_text` to a file, made if missing. A crash leaves the old or the new file. Blocks; raises OSError."""
     try:

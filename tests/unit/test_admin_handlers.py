@@ -15,7 +15,7 @@ from fastmq.broker.delivery.longpoll import LongPollTable
 from fastmq.broker.delivery.pop import PopService
 from fastmq.broker.delivery.popwait import PopWaits
 from fastmq.broker.handlers import admin, assignment, consumer_admin, group, query, relay, stats, topic
-from fastmq.broker.handlers.admin import DANGEROUS, merge_properties
+from fastmq.broker.handlers.admin import DANGEROUS
 from fastmq.broker.hot import HotPulls
 from fastmq.broker.state.broadcast import BroadcastOffsets
 from fastmq.broker.state.groups import SubscriptionGroupTable
@@ -30,7 +30,7 @@ from fastmq.clock import ManualClock
 from fastmq.config import BrokerConfig
 from fastmq.errors import RequestError
 from fastmq.net.server import Reply
-from fastmq.properties import parse_properties
+from fastmq.properties import merge_properties, parse_properties
 from fastmq.protocol.bodies import DataVersion, SubscriptionData, TopicConfig, loads_lenient
 from fastmq.protocol.codes import REQUESTS, RequestCode
 from fastmq.protocol.command import Command
@@ -381,6 +381,8 @@ def test_config_version_changes_with_the_settings(broker: MemoryBroker) -> None:
         ("a = 1 \\\n  2\nb=2", {"a": "9"}, "a=9\nb=2\n"),
         ("! note\n\n a:1\n", {"a": "x"}, "! note\n\na=x\n"),
         ("ab=1\n", {"a": "2"}, "ab=1\na=2\n"),
+        ("x=1, \\\n  a=2\n", {"a": "9"}, "x=1, \\\n  a=2\na=9\n"),
+        ("x=1\u2028a=2\n# \x0c b=\n", {"a": "9"}, "x=1\u2028a=2\n# \x0c b=\na=9\n"),
         ("p=c:\\\\x\n", {"p": "d:\\y"}, "p=d:\\\\y\n"),
     ],
 )

@@ -19,7 +19,7 @@ import trio
 from fastmq import limits
 from fastmq.errors import RequestError, UsageError
 from fastmq.net.server import Reply
-from fastmq.properties import escape_value, parse_properties
+from fastmq.properties import merge_properties, parse_properties
 from fastmq.protocol import names
 from fastmq.protocol.bodies import (
     DataVersion,
@@ -156,27 +156,6 @@ def _rewrite_file(path: str, values: Mapping[str, str]) -> None:
     except FileNotFoundError:
         text = ""
     save_json(os.path.realpath(path), merge_properties(text, values))
-
-
-def merge_properties(text: str, values: Mapping[str, str]) -> str:
-    """Properties text with values set: other names and comments stay as they are, new names follow at the end."""
-    lines: list[str] = []
-    left = dict(values)
-    skipping = False
-    for line in text.splitlines():
-        continues = (len(line) - len(line.rstrip("\\"))) % 2 == 1 and not line.lstrip().startswith(("#", "!"))
-        if skipping:  # the rest of a value over several lines that was replaced
-            skipping = continues
-            continue
-        name = next(iter(parse_properties(line.rstrip("\\"))), None)
-        if name is not None and name in values:
-            if name in left:
-                lines.append(f"{name}={escape_value(left.pop(name))}")
-            skipping = continues
-            continue
-        lines.append(line)
-    lines += [f"{name}={escape_value(value)}" for name, value in left.items()]
-    return "".join(f"{line}\n" for line in lines)
 
 
 def get_broker_config(broker: Broker, peer: Peer, request: Command) -> Reply:
