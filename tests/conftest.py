@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 import fastmq
 
-# no test is about how fast an example is, and a busy machine is slow now and then
-settings.register_profile("any machine", settings.default, deadline=None)
+# no test is about how fast an example is made or runs, and a busy machine is slow now and then
+settings.register_profile("any machine", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
 # What a script starts in the background ignores interrupts, and so would every process that a test ends by one.
