@@ -86,7 +86,8 @@ def _class_path(pom: Path, name: str, *arguments: str) -> str:
     fresh.unlink(missing_ok=True)
     command = [maven, "-B", "-q", "-f", str(pom), *arguments, "dependency:build-classpath"]
     command += ["-DincludeScope=runtime", f"-Dmdep.outputFile={fresh}"]
-    for offline in (["-o"], []):
+    # a repository that breaks off one of hundreds of downloads has the rest the next time
+    for offline in (["-o"], [], []):
         done = subprocess.run([*command, *offline], capture_output=True, text=True, timeout=900, check=False)
         if done.returncode == 0 and fresh.exists():
             fresh.replace(kept)
@@ -164,14 +165,17 @@ def _go_program() -> Path:
     digest = _digest([*sorted(GO_TESTS.glob("*.go")), GO_TESTS / "go.mod", GO_TESTS / "go.sum"])
     if binary.exists() and _is_of(stamp, digest):
         return binary
-    done = subprocess.run(
-        [go, "build", "-buildvcs=false", "-o", str(binary), "."],
-        cwd=GO_TESTS,
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
+    for _ in range(2):  # as above
+        done = subprocess.run(
+            [go, "build", "-buildvcs=false", "-o", str(binary), "."],
+            cwd=GO_TESTS,
+            capture_output=True,
+            text=True,
+            timeout=900,
+            check=False,
+        )
+        if done.returncode == 0:
+            break
     if done.returncode != 0 and "dial tcp" in done.stderr:
         raise ToolchainMissing(f"Go cannot download the client's modules: {done.stderr.strip()[-300:]}")
     assert done.returncode == 0, f"go build failed:\n{done.stdout}{done.stderr}"
