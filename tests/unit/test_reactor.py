@@ -505,7 +505,7 @@ def test_python_gets_a_bounded_number_of_frames_at_a_time(bench: Bench) -> None:
 def test_frames_say_when_they_came_and_ends_say_why(bench: Bench) -> None:
     good, good_id = bench.connect()
     evil, evil_id = bench.connect()
-    before = time.monotonic_ns() // 1_000_000 - 200  # the reactor reads a coarse clock, which stands still with its host
+    before = time.monotonic_ns() // 1_000_000 - 200  # it reads a coarse clock, which its host may hold up
     good.sendall(frame(1))
     evil.sendall(b"GET / HTTP/1.1\r\n\r\n")
     for _ in range(5):
