@@ -71,21 +71,24 @@ class HotPulls:
             or broker.offsets.has_any_reset(header.consumer_group, header.topic)
         ):
             return
-        self._road.grant_pulls(
-            header.consumer_group,
-            header.topic,
-            queues=topic.read_queue_nums,
-            subscription=(header.subscription or "") if header.has_subscription else None,
-            lite=config.lite_pull_message_enable,
-            sub_version=subscription.sub_version,
-            tag_codes=tag_codes,
-            max_messages=config.max_transfer_count_on_message_in_memory,
-            max_bytes=config.max_transfer_bytes_on_message_in_memory,
-            suspend_ms=-1 if config.long_polling_enable else config.short_polling_time_mills,
-            group_sys_flag=group_sys_flag,
-            topic_sys_flag=topic.topic_sys_flag,
-            offsets=list(broker.offsets.offsets_of(header.consumer_group, header.topic).items()),
-        )
+        try:
+            self._road.grant_pulls(
+                header.consumer_group,
+                header.topic,
+                queues=topic.read_queue_nums,
+                subscription=(header.subscription or "") if header.has_subscription else None,
+                lite=config.lite_pull_message_enable,
+                sub_version=subscription.sub_version,
+                tag_codes=tag_codes,
+                max_messages=config.max_transfer_count_on_message_in_memory,
+                max_bytes=config.max_transfer_bytes_on_message_in_memory,
+                suspend_ms=-1 if config.long_polling_enable else config.short_polling_time_mills,
+                group_sys_flag=group_sys_flag,
+                topic_sys_flag=topic.topic_sys_flag,
+                offsets=list(broker.offsets.offsets_of(header.consumer_group, header.topic).items()),
+            )
+        except UnicodeEncodeError:
+            return  # half a surrogate pair, which JSON can hold: the hot road compares UTF-8
         self._granted.add((header.consumer_group, header.topic))
 
     def revoke(self) -> None:
