@@ -67,7 +67,7 @@ def test_delete_group_keeps_offsets_unless_told(broker: MemoryBroker) -> None:
     put(broker)
     broker.offsets.commit("g", "t", 0, 3)
     broker.order.put("t", "g", 0, [0], attempt_id=None, pop_ms=1, invisible_ms=1, now_ms=1)
-    broker.pop.inflight.add("t", "g", 0, 1)
+    broker.pop.inflight.add("t", "g", 0, 1, 1)
     assert broker.request(RequestCode.DELETE_SUBSCRIPTIONGROUP, {"groupName": "g", "cleanOffset": "false"}).code == 0
     assert len(broker.order) == broker.pop.inflight.count("t", "g", 0) == 1
     assert "g" not in broker.groups

@@ -348,6 +348,17 @@ def test_without_timers_there_is_no_pop(tmp_path):
     rig.close()
 
 
+def test_the_count_of_messages_in_flight_goes_down_also_when_the_clock_was_set_back(tmp_path):
+    rig = rig_at(tmp_path, enable_pop_message_threshold=True, pop_inflight_message_threshold=1)
+    rig.clock.set_wall_ms(rig.clock.wall_ms() - 3_600_000)
+    fill(rig, 5, queues=1)
+    for number in range(5):
+        (one,) = rig.take(maxMsgNums=1)
+        assert int(one.body) == number
+        assert rig.ack(one).code == 0
+    rig.close()
+
+
 def test_too_many_in_flight(tmp_path):
     rig = rig_at(tmp_path, enable_pop_message_threshold=True, pop_inflight_message_threshold=1)
     fill(rig, 6, queues=1)

@@ -114,7 +114,7 @@ def test_delete_takes_everything_of_the_topic(broker: MemoryBroker) -> None:
         broker.store.add(name)
         broker.offsets.commit("g", name, 0, 1)
         broker.order.put(name, "g", 0, [0], attempt_id=None, pop_ms=1, invisible_ms=1, now_ms=1)
-        broker.pop.inflight.add(name, "g", 0, 1)
+        broker.pop.inflight.add(name, "g", 0, 1, 1)
     broker.stats.on_put("t", 0, 1, 1)
     assert broker.request(RequestCode.DELETE_TOPIC_IN_BROKER, {"topic": "t"}).code == 0
     assert broker.request(RequestCode.GET_TOPIC_CONFIG, {"topic": "t"}).code == 17

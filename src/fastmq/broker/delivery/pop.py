@@ -50,8 +50,9 @@ class PopInflight:
         self._since_ms = since_ms
         self._counts: dict[tuple[str, str], dict[int, int]] = {}
 
-    def add(self, topic: str, group: str, queue_id: int, count: int) -> None:
+    def add(self, topic: str, group: str, queue_id: int, count: int, pop_time: int) -> None:
         """Messages were handed out."""
+        self._since_ms = min(self._since_ms, pop_time)  # the clock may have been set back since the start
         queues = self._counts.setdefault((topic, group), {})
         queues[queue_id] = queues.get(queue_id, 0) + count
 

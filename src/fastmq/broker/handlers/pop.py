@@ -346,7 +346,7 @@ def _give(
         broker.stats.on_checkpoint(group, header.topic)
     size = sum(len(record) for _, record in found)
     broker.stats.on_get(group, topic, queue_id, len(found), size)
-    broker.pop.inflight.add(topic, group, queue_id, len(found))
+    broker.pop.inflight.add(topic, group, queue_id, len(found), page.pop_time)
     page.starts.append(f"{flag} {queue_id} {start}")
     page.offsets.append(f"{flag} {queue_id} {','.join(map(str, offsets))}")
     page.size += size

@@ -197,7 +197,7 @@ def change_message_invisible_time(broker: Broker, peer: Peer, request: Command) 
     key = CheckPointKey(topic, group, queue_id, receipt.start_offset, receipt.pop_time, receipt.broker)
     ack = Ack(key=key, offsets=(header.offset,))
     acked = _store_ack(broker, ack, receipt.revive_queue, receipt.invisible_time)
-    broker.pop.inflight.add(topic, group, queue_id, 1)
+    broker.pop.inflight.add(topic, group, queue_id, 1, pop_time)
     return Reply(
         ext=_changed(pop_time, header.invisible_time, receipt.revive_queue),
         after_flush=acked.flush_target if broker.config.sync_flush else None,
