@@ -45,6 +45,7 @@ ENDED_BY_OUTPUT = END_OUTPUT
 
 
 @cython.final
+@cython.no_gc_clear  # its end needs the store
 cdef class Reactor:
     cdef FairLock lock
     cdef Store store

@@ -12,6 +12,7 @@ import logging
 import os
 import resource
 import signal
+import socket
 import sys
 import threading
 import time
@@ -26,7 +27,7 @@ from fastmq._store import Store
 from fastmq.broker.app import Broker
 from fastmq.clock import SystemClock
 from fastmq.config import BrokerConfig, NamesrvConfig
-from fastmq.errors import FastmqError
+from fastmq.errors import FastmqError, UsageError
 from fastmq.nameserver.app import NameServer
 from fastmq.net.server import Listener, Server, Service, open_listener
 
@@ -124,21 +125,23 @@ async def _serve(broker_config: BrokerConfig | None, namesrv_config: NamesrvConf
             for sentence in store.recovery_log:
                 log.info("recovery: %s", sentence)
         reactor = Reactor(store, hot=broker_config.hot_road_enable if broker_config else False)
-        server = Server(reactor, services)
-        if broker_config is not None and store is not None:
-            store.start()
-            broker = Broker(broker_config, store, clock, reactor=reactor, hot_service=SERVICE_BROKER)
-            services[SERVICE_BROKER] = broker
-            services[SERVICE_VIP] = broker.vip
-        thread = threading.Thread(target=reactor.run, name="fastmq-reactor", daemon=True)
-        thread.start()
         try:
-            await _serve_until_told(server, listeners, nameserver, broker, begin)
+            server = Server(reactor, services)
+            if broker_config is not None and store is not None:
+                store.start()
+                broker = Broker(broker_config, store, clock, reactor=reactor, hot_service=SERVICE_BROKER)
+                services[SERVICE_BROKER] = broker
+                services[SERVICE_VIP] = broker.vip
+            thread = threading.Thread(target=reactor.run, name="fastmq-reactor", daemon=True)
+            thread.start()
+            try:
+                await _serve_until_told(server, listeners, nameserver, broker, begin)
+            finally:
+                reactor.stop()
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(thread.join)
         finally:
-            reactor.stop()
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(thread.join)
-            reactor.close()
+            reactor.close()  # it watches the store
     finally:
         for listener in listeners:
             listener.socket.close()
@@ -223,12 +226,23 @@ def _settle(config: BrokerConfig, bound: list[Listener], namesrv: NamesrvConfig 
     return dataclasses.replace(config, **changes)  # type: ignore[arg-type]  # ports and an address, by name
 
 
+def _address_in_records(config: BrokerConfig) -> str:
+    """`brokerIP1`, which stands in every record and message id. Raises UsageError if it is no IPv4 address."""
+    try:
+        socket.inet_pton(socket.AF_INET, config.broker_ip1)
+    except OSError:
+        raise UsageError(
+            f"brokerIP1={config.broker_ip1}: must be an IPv4 address; unless it is set it follows bindAddress"
+        ) from None
+    return config.broker_ip1
+
+
 def open_store(config: BrokerConfig, options: Mapping[str, object] | None = None) -> Store:
     """The store of a broker's configuration, recovered; its threads are not started yet. Raises StoreError."""
     os.makedirs(config.store_path_root_dir, exist_ok=True)
     return Store(
         config.store_path_root_dir,
-        store_host=(config.broker_ip1, config.listen_port),
+        store_host=(_address_in_records(config), config.listen_port),
         commit_log_path=config.store_path_commit_log,
         segment_bytes=config.mapped_file_size_commit_log,
         queue_file_bytes=-(-config.mapped_file_size_consume_queue // 20) * 20,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -152,6 +153,38 @@ def test_a_data_directory_that_cannot_be_is_named(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert f"{tmp_path}/file" in done.stderr
     assert "Not a directory" in done.stderr
+
+
+def test_a_start_that_fails_half_way_says_why_and_leaves_a_clean_store(tmp_path: Path) -> None:
+    def small_files_only() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20 << 20, 20 << 20))  # the timer wheel is larger
+
+    command = [sys.executable, "-m", "fastmq", "serve", "--data", str(tmp_path)]
+    command += ["--namesrv-port", "0", "--listen-port", "0"]
+    env = {**os.environ, "PYTHONPATH": SOURCE}
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env=env, check=False, preexec_fn=small_files_only
+    )
+    assert done.returncode == 1, done.stderr
+    assert "timerwheel: File too large" in done.stderr
+    assert not (tmp_path / "store" / "abort").exists()
+
+
+def test_an_address_that_no_record_can_carry_is_refused_with_its_setting(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fastmq", "serve", "--data", str(tmp_path)]
+    command += ["--namesrv-port", "0", "--listen-port", "0"]
+    env = {**os.environ, "PYTHONPATH": SOURCE}
+    for address in ("::1", "mq.example"):
+        done = subprocess.run(
+            [*command, "--set", f"brokerIP1={address}"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env=env,
+            check=False,
+        )
+        assert done.returncode == 1, done.stderr
+        assert f"brokerIP1={address}: must be an IPv4 address" in done.stderr
 
 
 def test_a_stopped_broker_leaves_no_route(tmp_path: Path) -> None:

@@ -179,3 +179,8 @@ def test_a_server_may_open_as_many_files_as_the_system_allows() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": source}, check=True, timeout=60
     )
     assert done.stdout.splitlines() == ["256 256", "(256, 256)"]
+
+
+def test_an_empty_data_directory_is_refused(launch: Launch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("serve", "--data", "") == 2
+    assert "--data" in capsys.readouterr().err

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import select
 import socket
 import struct
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -592,3 +594,22 @@ def test_a_close_comes_behind_the_replies_that_were_given_before(bench: Bench) -
         bench.reactor.stop()
         turns.join(60)
     assert not bench.reactor.send(connection, frame(1))
+
+
+def test_a_reactor_that_was_not_closed_goes_with_whatever_held_it(tmp_path: Path) -> None:
+    """The collector takes a cycle apart in any order; a reactor's end still needs its store."""
+    store = Store(str(tmp_path), store_host=("127.0.0.1", 10911))
+    reactor = Reactor(store)
+    held = weakref.WeakSet([Holder(reactor)])
+    store.close()
+    del store, reactor
+    gc.collect()
+    assert not held
+
+
+class Holder:
+    """Part of a cycle with a reactor in it."""
+
+    def __init__(self, reactor: Reactor) -> None:
+        self.me = self
+        self.reactor = reactor

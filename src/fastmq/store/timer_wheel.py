@@ -54,7 +54,10 @@ class TimerWheel:
         if length not in (0, WHEEL_BYTES):
             raise StoreError(f"{path}: {length} bytes instead of {WHEEL_BYTES}")
         if self.is_new:
-            os.ftruncate(self._descriptor, WHEEL_BYTES)
+            try:
+                os.ftruncate(self._descriptor, WHEEL_BYTES)
+            except OSError as error:
+                raise StoreError(f"{path}: {error.strerror}") from error
         self._map = mmap.mmap(self._descriptor, WHEEL_BYTES, prot=mmap.PROT_READ)
         self._changed: dict[int, Slot] = {}
 
