@@ -459,6 +459,11 @@ def test_broker_consume_stats(admin: Admin) -> None:
     assert all(row[6] == "0" for row in rows), "the consumer is at the end"
 
 
+def test_export_of_pop_records(admin: Admin) -> None:
+    said = admin("exportPopRecord", "-b", admin.server.broker, "-d", "true")
+    assert f"Export broker records, brokerName={BROKER}, brokerAddr={admin.server.broker}" in said
+
+
 def test_consume_mode(admin: Admin) -> None:
     """Seen with GET_ALL_MESSAGE_REQUEST_MODE: no command of mqadmin shows it."""
 
