@@ -81,7 +81,8 @@ def test_sends_that_wait_for_a_route_have_one_time_limit_and_not_one_after_the_o
             for one in receipts:
                 with pytest.raises(fastmq.RequestTimeout):
                     await one
-            assert len(cluster.asked(RequestCode.GET_ROUTEINFO_BY_TOPIC)) == 1
+            # none if the time was over before there was a connection
+            assert len(cluster.asked(RequestCode.GET_ROUTEINFO_BY_TOPIC)) <= 1
 
     run(scenario)
 
