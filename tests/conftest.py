@@ -17,9 +17,12 @@ import fastmq
 settings.register_profile("any machine", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
-# What a script starts in the background ignores interrupts, and so would every process that a test ends by one.
+# What a script starts in the background ignores interrupts, and hangups behind nohup; so would every process that a
+# test ends by one.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Tests of a module stay together in one process, so that what they share is started once. Some modules are divided
 # further, by the part of a test's parameters that names the client or server that is shared...

@@ -292,7 +292,6 @@ cdef class Reactor:
         cdef int64_t pairs[2 * COLD_A_TAKE]
         cdef int32_t count, i, frames = 0
         cdef list result = []
-        drop_spent(self)
         with nogil:
             count = cold_take(self, taken)
             for i in range(count):
@@ -302,6 +301,7 @@ cdef class Reactor:
                     frames += 1
             if frames:
                 post_or_wait(self, POST_TAKEN, 0, 0, pairs, 2 * frames * sizeof(int64_t))
+        drop_spent(self)  # behind the take: of what comes later Python is told again
         for i in range(count):
             if taken[i].length:
                 result.append((taken[i].connection, taken[i].service,

@@ -578,6 +578,29 @@ def test_replies_of_many_threads_arrive_whole_and_in_each_threads_order_while_tu
     assert not any(thread.is_alive() for thread in (*workers, *others, turns))
 
 
+def test_no_reply_is_left_lying_until_something_else_happens(bench: Bench) -> None:
+    """A reply that is posted while a turn is at work wakes the next turn, also when the turn began with such a wake."""
+    busy, _ = bench.connect()
+    busy.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+    asks, connection = bench.connect()
+    turns = threading.Thread(target=bench.reactor.run)
+    turns.start()
+    try:
+        for _ in range(1500):
+            assert bench.reactor.send(connection, (b"", bytes(1 << 16)))  # wakes a turn...
+            busy.sendall(frame(1) * 2000)  # ...which has something to do
+            for _ in range(2):
+                assert bench.reactor.send(connection, b"reply")
+            expected = (1 << 16) + 10
+            while expected:
+                expected -= len(asks.recv(expected))  # waits for long, and nothing else comes
+            while bench.reactor.take_cold():
+                pass
+    finally:
+        bench.reactor.stop()
+        turns.join()
+
+
 def test_a_close_comes_behind_the_replies_that_were_given_before(bench: Bench) -> None:
     sock, connection = bench.connect()
     turns = threading.Thread(target=bench.reactor.run)

@@ -107,12 +107,16 @@ cdef int32_t run_turn(Reactor r, int timeout_ms) noexcept nogil:
     fair_lock(&r.lock)
     r.now_ms = monotonic_ms()
     r.turns += 1
+    for i in range(count):
+        if r.ready[i].data.u64 == TAG_WAKE:
+            # before the posts are taken: what is posted from here on wakes the next turn
+            c_read(r.wake_fd, &ignored, 8)
+            break
     do_posted(r)
     for i in range(count):
         tag = r.ready[i].data.u64
         events = r.ready[i].events
         if tag == TAG_WAKE:
-            c_read(r.wake_fd, &ignored, 8)
             continue
         if tag == TAG_FLUSH:
             c_read(r.flush_fd, &ignored, 8)
