@@ -185,9 +185,9 @@ def test_what_became_due_while_the_load_did_not_run_is_sent(capsys: pytest.Captu
     """A busy machine wakes it only after the end: the sends that were due before are late, not left out."""
     with serving(lambda *_: answer(_[2])) as server:
         # over before the loop looks at its clock for the first time
-        flags = ["--broker", server.address, "-c", "1", "-r", "10000000", "-s", "0.000001", "--warm-up", "0"]
+        flags = ["--broker", server.address, "-c", "1", "-r", "100000000", "-s", "0.000001", "--warm-up", "0"]
         shown = bench(capsys, "rate", *flags, code=0)
-    assert shown["done"] == shown["sent"] == 10
+    assert shown["done"] == shown["sent"] == 100
 
 
 def test_a_rate_that_the_server_cannot_take_ends_in_order(capsys: pytest.CaptureFixture[str]) -> None:

@@ -72,9 +72,15 @@ cdef class Load(LoadSetup):
                 break
 
     cdef void place_due(self, int64_t now, int64_t until) noexcept nogil:
-        """Open loop: everything whose time has come by `until`, on the connections in turn, then written."""
+        """Open loop: everything whose time has come by `until`, as far as the sockets take it."""
+        while self.place_some_due(now, until):
+            pass
+
+    cdef bint place_some_due(self, int64_t now, int64_t until) noexcept nogil:
+        """What is due and has room, on the connections in turn, then written. Whether there may be room for more."""
         cdef int64_t intended
         cdef int32_t tried, first = self.turn, passed = 0
+        cdef bint placed = False, full = False
         cdef Connection* c
         while self.may_send():
             intended = self.start_ns + <int64_t>(self.due * self.interval_ns)
@@ -85,10 +91,12 @@ cdef class Load(LoadSetup):
                 if not c.broken and self.place(c, self.turn, now, intended):
                     record(&self.lateness, now - intended, 1)
                     self.due += 1
+                    placed = True
                     break
                 self.next_turn()
                 passed += 1
             else:
+                full = True
                 break
             self.next_turn()
             passed += 1
@@ -99,6 +107,7 @@ cdef class Load(LoadSetup):
             first += 1
             if first == self.sender_count:
                 first = 0
+        return placed and full
 
     cdef inline void next_turn(self) noexcept nogil:
         self.turn += 1
