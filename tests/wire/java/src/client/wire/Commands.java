@@ -86,6 +86,7 @@ final class Commands {
 
     /** One message of a producer that writes traces, to the topic for traces or one of its own. */
     private static void sendTraced(Ctx ctx) throws Exception {
+        ctx.onlyTracer();
         DefaultMQProducer producer = ctx.started(
             ctx.address(new DefaultMQProducer("P_" + Ctx.unique(), true, ctx.param("traces", null))));
         Message message = new Message(ctx.param("topic", null), "T", "traced", Ctx.bytes("traced"));

@@ -11,6 +11,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.Callable;
+import java.util.concurrent.Semaphore;
 import java.util.concurrent.atomic.AtomicInteger;
 import org.apache.rocketmq.client.ClientConfig;
 import org.apache.rocketmq.client.consumer.DefaultLitePullConsumer;
@@ -29,6 +30,7 @@ import org.apache.rocketmq.common.message.MessageQueue;
 /** What a scenario works with: parameters, clients that are shut down at its end, checks, waiting. */
 final class Ctx implements AutoCloseable {
     private static final AtomicInteger INSTANCES = new AtomicInteger();
+    private static final Semaphore TRACING = new Semaphore(1, true);
 
     final String scenario;
     final String namesrv;
@@ -92,6 +94,16 @@ final class Ctx implements AutoCloseable {
     <C extends AutoCloseable> C closing(C closeable) {
         open.push(closeable);
         return closeable;
+    }
+
+    /**
+     * Before the first client that writes traces: until this scenario has shut its clients down no other one traces.
+     * All tracing clients of a process that use the same name server share one inner client. One that starts while the
+     * inner client shuts down for another gets it all the same, and what it traces is lost, whatever the broker is.
+     */
+    void onlyTracer() throws InterruptedException {
+        TRACING.acquire();
+        closing(TRACING::release);
     }
 
     DefaultMQProducer newProducer() {

@@ -198,6 +198,7 @@ final class NotifyScenarios {
         String traces = ctx.name("traces");
         ctx.createTopic(topic, 1);
         ctx.createTopic(traces, 1);
+        ctx.onlyTracer();
         DefaultMQProducer producer =
             ctx.started(ctx.address(new DefaultMQProducer("P_" + ctx.name("traced"), true, traces)));
         Inbox inbox = new Inbox();

@@ -154,6 +154,7 @@ final class QueryScenarios {
     private static void trace(Ctx ctx) throws Exception {
         String topic = ctx.name("t");
         ctx.createTopic(topic, 1);
+        ctx.onlyTracer();
         DefaultMQProducer producer = ctx.address(new DefaultMQProducer("P_" + ctx.name("traced"), true, null));
         producer.start();
         Inbox inbox = new Inbox();
