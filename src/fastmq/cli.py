@@ -200,7 +200,7 @@ def _nameserver(options: argparse.Namespace, env: Mapping[str, str], started: fl
 def _bench(options: argparse.Namespace, env: Mapping[str, str], started: float) -> int:
     from fastmq.bench.command import run
 
-    return run(options)
+    return run(options, env)
 
 
 def _client(options: argparse.Namespace, env: Mapping[str, str], started: float) -> int:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -91,6 +92,23 @@ def test_two_servers_side_by_side_and_a_plot(server: Server, tmp_path: Path) -> 
     assert len(metric["a"]) == len(metric["b"]) == 2
     assert metric["paired_ratios"][0] <= metric["paired_ratios"][1]
     assert len(re.findall("<svg", plot.read_text())) == 2
+
+
+def test_the_name_servers_are_those_of_the_environment(server: Server) -> None:
+    with socket.socket() as nobody:  # bound and not listening
+        nobody.bind(("127.0.0.1", 0))
+        addresses = f"127.0.0.1:{nobody.getsockname()[1]};{server.namesrv}"
+        words = command("send", "-t", "Env", *SMALL, "--count", "300", "--warm-up", "0", "--verify", "--json")
+        done = subprocess.run(words, env={**ENV, "NAMESRV_ADDR": addresses}, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["done"] == 300
+
+
+def test_a_plot_under_the_name_of_a_picture_is_refused(tmp_path: Path) -> None:
+    words = command("send", "--plot", str(tmp_path / "plot.png"))
+    done = subprocess.run(words, env=ENV, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "a plot is written as HTML" in done.stderr
 
 
 def test_ctrl_c_ends_a_load_in_order(server: Server) -> None:

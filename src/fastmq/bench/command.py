@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fastmq.bench import disk
@@ -14,7 +14,7 @@ from fastmq.bench.compare import Comparison, compare
 from fastmq.bench.driver import Plan, run_plan
 from fastmq.bench.plot import page
 from fastmq.bench.report import Result
-from fastmq.bench.target import LoadError, Queue, assume_queues, find_queues, parse_address
+from fastmq.bench.target import LoadError, Queue, assume_queues, find_queues, parse_address, parse_addresses
 from fastmq.errors import UsageError
 
 EXIT_OK = 0
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     two.add_argument("--rounds", type=int, default=5, help="runs of each (%(default)s)")
     two.add_argument("--brokers", action="store_true", help="A and B are brokers, no name server is asked")
     two.add_argument("--json", action="store_true", help="one JSON object instead of text")
-    two.add_argument("--plot", metavar="FILE", help="write the last round as HTML")
+    two.add_argument("--plot", type=_html_file, metavar="FILE.html", help="write the last round as HTML")
     two.add_argument("rest", metavar="LOAD", nargs=argparse.REMAINDER, help=f"{', '.join(COMPARABLE)} with its flags")
 
 
@@ -97,7 +97,12 @@ def _add_loads(loads: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-n", "--namesrv", metavar="ADDR", default=DEFAULT_NAMESRV, help="name server (%(default)s)")
+    parser.add_argument(
+        "-n",
+        "--namesrv",
+        metavar="ADDR",
+        help=f"name servers, host:port;host:port ($NAMESRV_ADDR, else {DEFAULT_NAMESRV})",
+    )
     parser.add_argument("--broker", metavar="ADDR", help="use this broker and ask no name server")
     parser.add_argument("-t", "--topic", default="FastmqBench", help="topic, created if missing (%(default)s)")
     parser.add_argument("--topics", type=int, default=1, metavar="N", help="so many topics: TOPIC-0, TOPIC-1, ...")
@@ -106,7 +111,15 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--warm-up", type=float, default=1.0, metavar="SECONDS", help="not measured (%(default)s)")
     parser.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="for an answer (%(default)s)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
-    parser.add_argument("--plot", metavar="FILE", help="latencies and throughput over time as HTML")
+    parser.add_argument(
+        "--plot", type=_html_file, metavar="FILE.html", help="latencies and throughput over time as HTML"
+    )
+
+
+def _html_file(name: str) -> str:
+    if Path(name).suffix.lower() not in (".html", ".htm"):
+        raise argparse.ArgumentTypeError(f"a plot is written as HTML, and {name} does not end with .html")
+    return name
 
 
 def _add_sender(parser: argparse.ArgumentParser) -> None:
@@ -132,8 +145,10 @@ def _add_reader(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-check", action="store_true", help="leave the bodies' checksums unchecked")
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace, env: Mapping[str, str]) -> int:
     """Run what was asked for; the exit code says whether every request was served."""
+    if options.load not in ("disk", "compare") and not options.namesrv:
+        options.namesrv = env.get("NAMESRV_ADDR", "").strip() or DEFAULT_NAMESRV
     try:
         if options.load == "disk":
             measures = disk.measure_disk(options.directory, options.seconds)
@@ -170,7 +185,7 @@ def find(options: argparse.Namespace) -> list[Queue]:
         topics = [f"{options.topic}-{number}" for number in range(options.topics)]
     if options.broker:
         return assume_queues(parse_address(options.broker), topics, options.queues)
-    return find_queues(parse_address(options.namesrv), topics, options.queues, only_read=options.load == "pull")
+    return find_queues(parse_addresses(options.namesrv), topics, options.queues, only_read=options.load == "pull")
 
 
 def make_plan(options: argparse.Namespace, queues: Sequence[Queue]) -> Plan:

@@ -45,6 +45,22 @@ def parse_address(text: str) -> Address:
     return host, int(port)
 
 
+def parse_addresses(text: str) -> list[Address]:
+    """`host:port;host:port` as pairs."""
+    return [parse_address(one.strip()) for one in text.split(";") if one.strip()] or [parse_address(text)]
+
+
+def connect_any(addresses: Sequence[Address]) -> socket.socket:
+    """A connection to the first of several name servers that takes one; LoadError that names all if none does."""
+    reasons: list[str] = []
+    for address in addresses:
+        try:
+            return connect(address)
+        except LoadError as error:
+            reasons.append(str(error))
+    raise LoadError("; ".join(reasons))
+
+
 def connect(address: Address) -> socket.socket:
     """A blocking connection, or LoadError with the address in it."""
     try:
@@ -85,18 +101,21 @@ def call(sock: socket.socket, request: Command) -> Command:
         raise LoadError(f"{host}:{port} failed at request {request.code}: {error}") from error
 
 
-def find_queues(namesrv: Address, topics: Sequence[str], queues: int, *, only_read: bool = False) -> list[Queue]:
-    """Ask the name server for the queues of topics, of all masters, that may be written (or read). A missing topic is
+def find_queues(
+    namesrv: Sequence[Address], topics: Sequence[str], queues: int, *, only_read: bool = False
+) -> list[Queue]:
+    """Ask a name server for the queues of topics, of all masters, that may be written (or read). A missing topic is
     created with so many queues, unless it is only to be read. LoadError if no queue is left.
     """
     number_of_queues, wanted_perm = ("readQueueNums", PERM_READ) if only_read else ("writeQueueNums", PERM_WRITE)
     found: list[Queue] = []
-    with connect(namesrv) as sock:
+    with connect_any(namesrv) as sock:
+        host, port = sock.getpeername()[:2]
         for topic in topics:
             route = _route(sock, topic)
             if route is None:
                 if only_read:
-                    raise LoadError(f"topic {topic} has no route at {namesrv[0]}:{namesrv[1]}")
+                    raise LoadError(f"topic {topic} has no route at {host}:{port}")
                 route = _create(sock, topic, queues)
             masters = {
                 data["brokerName"]: parse_address(data["brokerAddrs"]["0"])

@@ -96,7 +96,6 @@ class QueueConsumer(Puller):
 
     async def _open(self) -> None:
         session = self.session
-        self._wire_group = session.wrap(self.group)
         self._started_ms = session.clock.wall_ms()
         if self.broadcasting:
             folder = self._offset_folder / session.client_id.partition("@")[0] / self._wire_group

@@ -12,6 +12,7 @@ import anyio
 from fastmq.client.errors import ClientClosed
 from fastmq.client.session import Session, SessionOptions
 from fastmq.errors import UsageError
+from fastmq.protocol import names
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -42,8 +43,10 @@ class SessionUser:
 
     def __repr__(self) -> str:
         state = "open" if self._opened else "closed" if self._closed else "not open"
-        group = f" of group {self.group}" if hasattr(self, "group") else ""
-        return f"<{type(self).__name__}{group}, {state}>"
+        return f"<{type(self).__name__}{self._whose()}, {state}>"
+
+    def _whose(self) -> str:
+        return ""
 
     @property
     def session(self) -> Session:
@@ -84,3 +87,18 @@ class SessionUser:
 
     async def _close(self) -> None:
         raise NotImplementedError
+
+
+class GroupUser(SessionUser):
+    """Base of what belongs to a group of producers or consumers."""
+
+    def __init__(self, where: str | Sequence[str] | Session | None, options: SessionOptions, group: str) -> None:
+        super().__init__(where, options)
+        wrong = names.validate_group(group)
+        if wrong:
+            raise UsageError(wrong)
+        self.group = group
+        self._wire_group = self._session.wrap(group)
+
+    def _whose(self) -> str:
+        return f" of group {self.group}"

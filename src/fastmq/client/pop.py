@@ -22,7 +22,7 @@ import anyio
 
 from fastmq.client.background import Tasks
 from fastmq.client.errors import BrokerError, ClientClosed, ClientError, NotSupported, TopicNotFound
-from fastmq.client.member import SessionUser, choice
+from fastmq.client.member import GroupUser, choice
 from fastmq.client.messages import ReceivedMessage, decode_page
 from fastmq.client.session import Session, SessionOptions, command
 from fastmq.client.subscriptions import StartFrom, Topics, read_topics, subscription, takes
@@ -52,7 +52,7 @@ _CODES: Final = frozenset(
 )
 
 
-class PopConsumer(SessionUser):
+class PopConsumer(GroupUser):
     """Takes messages by `receive` (or `async for`) and acknowledges each by itself.
 
     `invisible_seconds`: how long nobody else gets a message that was received. `orderly`: messages of a queue one
@@ -71,11 +71,7 @@ class PopConsumer(SessionUser):
         start_from: StartFrom | str = StartFrom.LAST,
         **options: Unpack[SessionOptions],
     ) -> None:
-        super().__init__(where, options)
-        wrong = names.validate_group(group)
-        if wrong:
-            raise UsageError(wrong)
-        self.group = group
+        super().__init__(where, options, group)
         self._filters = read_topics(topics)
         if not self._filters:
             raise UsageError("a topic is needed")
@@ -84,7 +80,6 @@ class PopConsumer(SessionUser):
         self._start_from = choice(StartFrom, start_from, "start_from")
         if self._start_from is StartFrom.TIME:
             raise UsageError("a pop consumer starts from the first message or the last")
-        self._wire_group = group
         self._subscriptions: dict[str, SubscriptionData] = {}
         self._ready: deque[tuple[ReceivedMessage, float]] = deque()
         self._asking: set[tuple[str, str]] = set()
@@ -98,7 +93,6 @@ class PopConsumer(SessionUser):
 
     async def _open(self) -> None:
         session = self.session
-        self._wire_group = session.wrap(self.group)
         for topic, one in self._filters.items():
             wire = session.wrap(topic)
             self._subscriptions[wire] = subscription(wire, one)

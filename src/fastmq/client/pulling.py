@@ -15,12 +15,12 @@ from fastmq.client import running
 from fastmq.client.assigned import Assigned, Settings
 from fastmq.client.background import Tasks
 from fastmq.client.errors import BrokerError, ClientError, RouteError, SubscriptionError
-from fastmq.client.member import SessionUser
+from fastmq.client.member import GroupUser
 from fastmq.client.messages import ReceivedMessage, decode_page
 from fastmq.client.offsets import Offsets
 from fastmq.client.session import Session, SessionOptions, command
 from fastmq.client.subscriptions import takes
-from fastmq.errors import ProtocolError, UsageError
+from fastmq.errors import ProtocolError
 from fastmq.protocol import message as m
 from fastmq.protocol import names
 from fastmq.protocol.bodies.client import is_tag_type
@@ -42,7 +42,7 @@ PULL_CODES: Final = frozenset(
 )
 
 
-class Puller(SessionUser):
+class Puller(GroupUser):
     """What pulls from queues. Subclasses say which queues are ours, and what becomes of messages."""
 
     _offsets: Offsets
@@ -51,13 +51,8 @@ class Puller(SessionUser):
     def __init__(
         self, where: str | Sequence[str] | Session | None, options: SessionOptions, group: str, settings: Settings
     ) -> None:
-        super().__init__(where, options)
-        wrong = names.validate_group(group)
-        if wrong:
-            raise UsageError(wrong)
-        self.group = group
+        super().__init__(where, options, group)
         self.statistics = running.ConsumeStatistics()
-        self._wire_group = group
         self._settings = settings
         self._assigned: dict[MessageQueue, Assigned] = {}
         self._paused: set[MessageQueue] = set()

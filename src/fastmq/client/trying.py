@@ -25,7 +25,7 @@ from fastmq.client.errors import (
     broker_error,
 )
 from fastmq.client.latency import Latencies
-from fastmq.client.member import SessionUser
+from fastmq.client.member import GroupUser
 from fastmq.client.messages import SendResult, SendStatus
 from fastmq.client.otel import Telemetry
 from fastmq.client.prepared import Lane, Prepared, Preparer
@@ -34,7 +34,6 @@ from fastmq.client.session import Session, SessionOptions
 from fastmq.client.trace import DEFAULT_REGION, Tracer, kind_of, publication
 from fastmq.errors import UsageError
 from fastmq.protocol import message as m
-from fastmq.protocol import names
 from fastmq.protocol.bodies.config import MessageQueue
 from fastmq.protocol.codes import ResponseCode
 from fastmq.protocol.command import Command
@@ -46,7 +45,7 @@ _STATUSES: Final = {int(status): status for status in SendStatus}
 FIRST_WITH_TIMERS: Final = 413  # RocketMQ 5.0.0; older brokers would deliver at once
 
 
-class Trier(SessionUser):
+class Trier(GroupUser):
     """What tries to get messages to brokers. Subclasses prepare them."""
 
     _preparer: Preparer
@@ -65,12 +64,7 @@ class Trier(SessionUser):
         retry_not_stored_ok: bool,
         avoid_slow_brokers: bool,
     ) -> None:
-        super().__init__(where, options)
-        wrong = names.validate_group(group)
-        if wrong:
-            raise UsageError(wrong)
-        self.group = group
-        self._wire_group = self._session.wrap(group)
+        super().__init__(where, options, group)
         self._timeout = timeout
         self._try_timeout = try_timeout
         self._retries = retries
