@@ -111,7 +111,12 @@ def _groups(text: str) -> list[tuple[list[str], str]]:
         groups.append((written, logical))
         written, logical = [], ""
     if written:
-        groups.append((written, logical))
+        groups.append(([*written, ""], logical))
+    for one, _ in groups:
+        # what goes on with nothing is to go on with nothing when another line is written behind it, too
+        if len(one) > 1 and not one[-1].strip():
+            one.pop()
+            one[-1] = one[-1][:-1]
     return groups
 
 

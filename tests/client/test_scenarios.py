@@ -517,6 +517,12 @@ def test_sql_chooses(face: Face, place: Place) -> None:
         async with f.Consumer(place.namesrv, place.group(), topics, start_from="first") as consumer:
             assert sorted(one.text for one in await collect(consumer, 3)) == ["3", "4", "5"]
             assert await consumer.poll(timeout=0.1) == []
+            with pytest.raises(fastmq.BrokerError):
+                await consumer.subscribe(place.name, fastmq.sql("a >>> 3"))
+            async with f.Producer(place.namesrv) as producer:
+                for number in (2, 4, 6):
+                    await producer.send(fastmq.Message(place.name, f"later {number}", properties={"a": str(number)}))
+            assert [one.text for one in await collect(consumer, 1)] == ["later 4"], "it takes what it took"
         with pytest.raises(fastmq.BrokerError):
             async with f.Consumer(place.namesrv, place.group("bad"), {place.name: fastmq.sql("a >>> 3")}):
                 pass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -13,23 +13,7 @@ import pytest
 import fastmq
 from fastmq.client.lookup import MAX_ANSWER_BYTES, is_url, look_up, read_answer
 from fastmq.client.session import Session
-from unit.client_rig import FakeCluster
-
-Run = Callable[[Callable[[], Awaitable[Any]]], None]
-
-
-@pytest.fixture(params=["asyncio", "trio"])
-def run(request: pytest.FixtureRequest) -> Run:
-    """Runs a scenario on each backend."""
-
-    def run(scenario: Callable[[], Awaitable[Any]]) -> None:
-        async def main() -> None:
-            with anyio.fail_after(60):
-                await scenario()
-
-        anyio.run(main, backend=request.param)
-
-    return run
+from unit.client_rig import FakeCluster, Run
 
 
 class Web:

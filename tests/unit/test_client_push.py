@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 import anyio
 import pytest
@@ -14,23 +13,10 @@ import pytest
 import fastmq
 from fastmq.protocol.bodies import MessageQueue
 from fastmq.protocol.codes import RequestCode
-from unit.client_rig import FakeGroup
+from unit.client_rig import FakeGroup, Run
 
-Run = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
 FIRST = MessageQueue("t", "a", 0)
 SECOND = MessageQueue("t", "a", 1)
-
-
-@pytest.fixture(params=["asyncio", "trio"])
-def run(request: pytest.FixtureRequest) -> Run:
-    def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        async def main() -> None:
-            with anyio.fail_after(60):
-                await scenario()
-
-        anyio.run(main, backend=request.param)
-
-    return run
 
 
 async def until(condition: Callable[[], bool]) -> None:

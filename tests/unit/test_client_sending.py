@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 import anyio
@@ -12,23 +11,10 @@ import fastmq
 from fastmq.client.session import MOST_QUEUED, Session
 from fastmq.protocol.codes import RequestCode, ResponseCode
 from fastmq.protocol.command import Command
-from unit.client_rig import FakeCluster
+from unit.client_rig import FakeCluster, Run
 
-Run = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
 MESSAGE = fastmq.Message("t", "x")
 SEND = RequestCode.SEND_MESSAGE_V2
-
-
-@pytest.fixture(params=["asyncio", "trio"])
-def run(request: pytest.FixtureRequest) -> Run:
-    def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        async def main() -> None:
-            with anyio.fail_after(60):
-                await scenario()
-
-        anyio.run(main, backend=request.param)
-
-    return run
 
 
 def test_a_producer_that_is_left_tells_every_send_in_flight(run: Run) -> None:

@@ -19,7 +19,7 @@ from fastmq.config import (
     settings,
 )
 from fastmq.errors import UsageError
-from fastmq.properties import escape_value, update_file, update_text
+from fastmq.properties import escape_value, merge_properties, update_file, update_text
 
 HOST = Host(home="/home/op", name="box7", local_address=lambda: "10.1.2.3")
 
@@ -87,6 +87,13 @@ def test_an_update_leaves_comments_and_other_lines_alone(tmp_path: Path) -> None
     update_file(str(path), {"a": "2"})
     assert path.read_text() == "a=2\n"
     assert [entry.name for entry in path.parent.iterdir()] == ["x.conf"]
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\n  \n", "\r\n"])
+def test_a_last_line_that_goes_on_with_nothing_does_not_take_in_what_is_written_behind_it(end: str) -> None:
+    text = "home=C:\\mq\\" + end
+    for changed in (update_text(text, {"new": "x"}), merge_properties(text, {"new": "x"})):
+        assert parse_properties(changed) == {"home": "C:mq", "new": "x"}
 
 
 # --- defaults --------------------------------------------------------------------------------------------------------

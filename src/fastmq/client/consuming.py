@@ -104,14 +104,17 @@ class QueueConsumer(Puller):
             self._offsets = RemoteOffsets(session, self._wire_group)
         self._tasks = Tasks(session.background)
         for topic, one in self._filters.items():
-            self._add_subscription(topic, one)
+            wire = session.wrap(topic)
+            self._subscriptions[wire] = self._subscription(wire, one)
         if self.takes_retries and not self.broadcasting:
             retry = names.retry_topic(self._wire_group)
             self._subscriptions[retry] = subscription(retry, Filter())
         session.add_consumer(self._wire_group, self)
-        await self._fetch_routes()
+        for topic in self._subscriptions:
+            await self._fetch_route(topic)
         await session.heartbeat_now()
-        await self._check_filters()
+        for data in self._subscriptions.values():
+            await self._check_filter(data)
         self._start_tasks()
         self._tasks.spawn(self._rebalance_forever)
         self._tasks.spawn(self._persist_forever)
@@ -119,22 +122,20 @@ class QueueConsumer(Puller):
     def _start_tasks(self) -> None:
         """Start what the kind of consumer needs."""
 
-    async def _fetch_routes(self) -> None:
-        for topic in self._subscriptions:
-            try:
-                await self.session.route(topic)
-            except TopicNotFound:
-                if not names.is_retry_topic(topic):  # that one is made by and by
-                    log.warning("%s consumes topic %s, which does not exist yet", self.group, topic)
+    async def _fetch_route(self, topic: str) -> None:
+        try:
+            await self.session.route(topic)
+        except TopicNotFound:
+            if not names.is_retry_topic(topic):  # that one is made by and by
+                log.warning("%s consumes topic %s, which does not exist yet", self.group, topic)
 
-    async def _check_filters(self) -> None:
-        """Let a broker judge the filters that only it can read. Raises SubscriptionError for a wrong one."""
-        for data in self._subscriptions.values():
-            if is_tag_type(data.expression_type):
-                continue
-            body = {"clientId": self.session.client_id, "group": self._wire_group, "subscriptionData": data}
-            for address in self.session.routes.broker_addresses(masters_only=True)[:1]:
-                await self.session.call(address, command(RequestCode.CHECK_CLIENT_CONFIG, body=dumps(body)))
+    async def _check_filter(self, data: SubscriptionData) -> None:
+        """Let a broker judge a filter that only it can read. Raises SubscriptionError for a wrong one."""
+        if is_tag_type(data.expression_type):
+            return
+        body = {"clientId": self.session.client_id, "group": self._wire_group, "subscriptionData": data}
+        for address in self.session.routes.broker_addresses(masters_only=True)[:1]:
+            await self.session.call(address, command(RequestCode.CHECK_CLIENT_CONFIG, body=dumps(body)))
 
     async def _close(self) -> None:
         if not hasattr(self, "_tasks"):
@@ -159,19 +160,24 @@ class QueueConsumer(Puller):
 
     # --- subscriptions -----------------------------------------------------------------------------------------------
 
-    def _add_subscription(self, topic: str, one: Filter) -> None:
-        wire = self.session.wrap(topic)
+    @staticmethod
+    def _subscription(wire: str, one: Filter) -> SubscriptionData:
         wrong = names.validate_topic(wire)
         if wrong:
             raise UsageError(wrong)
-        self._subscriptions[wire] = subscription(wire, one)
+        return subscription(wire, one)
 
     async def subscribe(self, topic: str, filter: Filter | str = "*") -> None:
-        """Take a topic from now on, or take other messages of it."""
-        self._add_subscription(topic, filter if isinstance(filter, Filter) else Filter(filter))
-        await self._fetch_routes()
+        """Take a topic from now on, or take other messages of it. What was taken stays as it was if this raises.
+
+        Raises SubscriptionError for a filter that the broker refuses.
+        """
+        wire = self.session.wrap(topic)
+        wanted = self._subscription(wire, filter if isinstance(filter, Filter) else Filter(filter))
+        await self._fetch_route(wire)
+        await self._check_filter(wanted)
+        self._subscriptions[wire] = wanted
         await self.session.heartbeat_now()
-        await self._check_filters()
         for assigned in list(self._assigned.values()):
             assigned.subscription = self._subscriptions.get(assigned.queue.topic, assigned.subscription)
         self._rebalance_soon()
