@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -226,6 +228,30 @@ def test_a_consumer_that_is_told_to_end_commits_what_it_printed(shell: Shell, nu
     _, trouble = process.communicate(timeout=60)
     assert (process.returncode, trouble) == (128 + number, b"")
     assert shell.text("consume", topic, "-g", group, "--timeout", "0.5") == ""
+
+
+def test_what_a_full_pipe_holds_up_is_printed_and_committed_or_neither(shell: Shell) -> None:
+    topic, count = "FullPipe", 40
+    shell.run("topic", "create", topic, "-q", "1")
+    body = "x" * 8000
+    shell.run("send", topic, "--lines", stdin="".join(f"{number} {body}\n" for number in range(count)).encode())
+    command = [sys.executable, "-m", "fastmq", "consume", topic, "-g", "full-pipe", "--from", "first", "--body"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=shell.env)
+    assert process.stdout is not None
+    held = bytearray(4)
+    wait_until(
+        lambda: (
+            not fcntl.ioctl(process.stdout, termios.FIONREAD, held) and int.from_bytes(held, sys.byteorder) > 60_000
+        ),
+        "the pipe is full",
+    )
+    process.send_signal(signal.SIGTERM)
+    out, trouble = process.communicate(timeout=60)
+    assert (process.returncode, trouble) == (128 + signal.SIGTERM, b"")
+    printed = [int(line.split()[0]) for line in out.split(b"\n")[:-1]]
+    rest = shell.text("consume", topic, "-g", "full-pipe", "--body", "--timeout", "0.5")
+    assert printed + [int(line.split()[0]) for line in rest.splitlines()] == list(range(count))
+    assert 0 < len(printed) < count
 
 
 @pytest.mark.parametrize(

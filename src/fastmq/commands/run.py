@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -14,14 +12,15 @@ from typing import Any, BinaryIO, TextIO
 from fastmq import sync
 from fastmq.client.acl import Credentials
 from fastmq.client.errors import ClientError
-from fastmq.client.messages import Message
+from fastmq.client.messages import Message, ReceivedMessage
 from fastmq.client.subscriptions import Filter, sql
+from fastmq.commands.ending import Ending, Told
 from fastmq.commands.output import Output, describe
 from fastmq.errors import UsageError
+from fastmq.protocol.bodies.config import MessageQueue
 
 EXIT_OK = 0
 EXIT_FAILED = 1
-EXIT_INTERRUPTED = 130
 DEFAULT_NAMESRV = "127.0.0.1:9876"
 SECRET = "FASTMQ_SECRET_KEY"  # noqa: S105  (the name of a variable)
 
@@ -30,13 +29,12 @@ def run(options: argparse.Namespace, env: Mapping[str, str], stdin: BinaryIO, st
     """Run one command; the exit code. UsageError for wrong arguments."""
     name = options.command if "verb" not in options else f"{options.command} {options.verb}"
     out = Output(stdout, as_json=options.json)
+    ending = Ending()
     try:
-        with _told_to_end():
-            return COMMANDS[name](Context(options, env, stdin, out)) or EXIT_OK
-    except _Told as told:
+        with ending.listening():
+            return COMMANDS[name](Context(options, env, stdin, out, ending)) or EXIT_OK
+    except Told as told:
         return 128 + told.number
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
     except ClientError as error:
         if options.json:
             out.one({"failed": True, "error": str(error), "retryable": error.retryable})
@@ -44,43 +42,16 @@ def run(options: argparse.Namespace, env: Mapping[str, str], stdin: BinaryIO, st
         return EXIT_FAILED
 
 
-class _Told(KeyboardInterrupt):
-    """A signal that ends the command as Ctrl-C does."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
-@contextlib.contextmanager
-def _told_to_end() -> Iterator[None]:
-    """SIGTERM and SIGHUP end in order, too: what was printed is committed, the group is left."""
-
-    def tell(number: int, frame: object) -> None:
-        raise _Told(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {
-        number: signal.signal(number, tell)
-        for number in (signal.SIGTERM, signal.SIGHUP)
-        if signal.getsignal(number) != signal.SIG_IGN  # nohup
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 class Context:
     """Flags, input and output of one command."""
 
-    def __init__(self, options: argparse.Namespace, env: Mapping[str, str], stdin: BinaryIO, out: Output) -> None:
+    def __init__(
+        self, options: argparse.Namespace, env: Mapping[str, str], stdin: BinaryIO, out: Output, ending: Ending
+    ) -> None:
         self.options = options
         self.stdin = stdin
         self.out = out
+        self.ending = ending
         self.where = options.namesrv or env.get("NAMESRV_ADDR") or DEFAULT_NAMESRV
         self.session: dict[str, Any] = {"namespace": options.namespace}
         if options.access_key:
@@ -163,15 +134,24 @@ def consume(context: Context) -> int:
         **start,
         **context.session,
     )
+    printed: dict[MessageQueue, ReceivedMessage] = {}
     with consumer:
-        while left is None or left > 0:
-            messages = consumer.poll(32 if left is None else min(32, left), options.timeout)
-            if not messages and options.timeout is not None:
-                break
-            for message in messages:
-                context.out.message(message, body_only=options.body)
-            if left is not None:
-                left -= len(messages)
+        try:
+            while left is None or left > 0:
+                messages = consumer.poll(32 if left is None else min(32, left), options.timeout)
+                if not messages and options.timeout is not None:
+                    break
+                for message in messages:
+                    with context.ending.whole():
+                        context.out.message(message, body_only=options.body)
+                        printed[message.queue] = message
+                if left is not None:
+                    left -= len(messages)
+        except BaseException:
+            with contextlib.suppress(ClientError):
+                for message in printed.values():
+                    consumer.commit(message)
+            raise
         consumer.commit()
     return EXIT_OK
 
