@@ -128,6 +128,30 @@ def test_a_pull_that_waits_at_one_is_answered_by_a_send_to_the_other(pair: Pair)
     assert all(reactor.statistics()["held_pulls"] == 0 for reactor in pair.reactors)
 
 
+def test_a_pull_between_whose_look_and_wait_the_other_appends_is_answered(pair: Pair) -> None:
+    pair.grant()
+    count = 3000
+    producer, consumer = pair.client(1), pair.client(0)
+    producer.send(send(0, 1, b"0"))
+    assert producer.receive().code == 0
+    sending = threading.Thread(target=one_by_one, args=(producer, range(1, count)))
+    sending.start()
+    offset = 0
+    while offset < count:
+        consumer.send(pull(offset, 1, offset, wait_ms=60_000))
+        messages = decode_messages(consumer.receive().body)
+        assert [message.body for message in messages] == [b"%d" % (offset + i) for i in range(len(messages))]
+        offset += len(messages)
+    sending.join()
+    assert pair.reactors[0].statistics()["cold_frames"] == 0
+
+
+def one_by_one(client: Client, numbers: range) -> None:
+    for number in numbers:
+        client.send(send(number, 1, b"%d" % number))
+        assert client.receive().code == 0
+
+
 def test_offsets_are_not_asked_for_where_another_reactor_may_have_committed(pair: Pair) -> None:
     pair.grant()
     client = pair.client(0)

