@@ -98,6 +98,7 @@ cdef class Reactor:
     cdef PullGrant* grants
     cdef HeldQueue** held
     cdef DeadlineHeap heap
+    cdef int64_t held_bytes             # of the frames of held pulls
     cdef int64_t held_deadline_ms       # of the first held pull, 0 without one; read by the turn without the lock
     cdef Buffer deferred                # pulls and commits of the turn, each behind its connection's id
     cdef int moved_fd

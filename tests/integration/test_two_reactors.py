@@ -28,8 +28,9 @@ class Pair:
         self.reactors = [Reactor(self.store) for _ in range(2)]
         for reactor in self.reactors:
             reactor.set_send_policy(
-                enabled=True, service=0, region="r", cluster="c", trace_on=True, max_message_bytes=1 << 20, failures={}
-            )
+                enabled=True, service=0, region="r", cluster="c", trace_on=True, max_message_bytes=1 << 20, failures={},
+                sync_flush_timeout_ms=60_000,  # a disk may take its time
+            )  # fmt: skip
         self.threads = [threading.Thread(target=reactor.run) for reactor in self.reactors]
         for thread in self.threads:
             thread.start()
@@ -144,6 +145,24 @@ def test_a_pull_between_whose_look_and_wait_the_other_appends_is_answered(pair: 
         offset += len(messages)
     sending.join()
     assert pair.reactors[0].statistics()["cold_frames"] == 0
+
+
+def test_pulls_that_wait_are_bounded_by_their_bytes(pair: Pair) -> None:
+    pair.grant()
+    producer, consumer = pair.client(0), pair.client(0)
+    producer.send(send(0, 1, b"first"))
+    assert producer.receive().code == 0
+    for offset in (1, 2):  # the room is there again when they have been answered
+        for number in range(70):
+            large = pull(number, 1, offset, wait_ms=60_000)
+            large.ext["padding"] = "x" * (1 << 20)
+            consumer.send(large)
+        at_once = [consumer.receive() for _ in range(6)]
+        assert [(one.opaque, one.code) for one in at_once] == [(number, 19) for number in range(64, 70)]
+        producer.send(send(offset, 1, b"more"))
+        assert producer.receive().code == 0
+        answers = [consumer.receive() for _ in range(64)]
+        assert sorted((one.opaque, one.code) for one in answers) == [(number, 0) for number in range(64)]
 
 
 def one_by_one(client: Client, numbers: range) -> None:

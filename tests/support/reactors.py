@@ -14,7 +14,7 @@ class Client:
     def __init__(self, reactor: Reactor) -> None:
         self.sock, theirs = socket.socketpair()
         theirs.setblocking(False)
-        self.sock.settimeout(30)
+        self.sock.settimeout(90)
         reactor.add(theirs.detach(), 0)
         self.splitter = FrameSplitter()
         self.frames: list[bytes] = []

@@ -110,6 +110,16 @@ def test_the_number_of_pulls_is_bounded(queues):
     assert table.full
 
 
+def test_the_bytes_of_pulls_are_bounded(queues):
+    table = LongPollTable(queues.watch, max_bytes=100)
+    first = pull()
+    first.size = 100
+    table.hold(first)
+    assert table.full
+    table.take_all()
+    assert not table.full
+
+
 def test_many_pulls_that_come_and_go_leave_nothing_behind(table, queues):
     for end in range(1000):
         assert table.hold(pull(end, deadline=1e9))

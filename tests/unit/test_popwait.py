@@ -149,6 +149,15 @@ def test_the_number_of_requests_is_bounded(queues, limits, held):
     assert [one is Hold.FULL for one in found] == [not one for one in held]
 
 
+def test_the_bytes_of_requests_are_bounded(queues):
+    table = PopWaitTable(queues.watch, limits=lambda: PopWaitLimits(total_bytes=100))
+    first = pop(0)
+    first.size = 100
+    assert [table.hold(one) for one in (first, pop(1))] == [Hold.HELD, Hold.FULL]
+    table.take_due(1e9)
+    assert table.hold(pop(1)) is Hold.HELD
+
+
 def test_requests_are_answered_by_their_deadline_in_order(table):
     late, early, middle = pop(deadline=3.0), pop(0, deadline=1.0), pop(deadline=2.0)
     for one in (late, early, middle):

@@ -285,7 +285,7 @@ cdef bint run_pull(Reactor r, Connection* c, const PullHeader* header, PullGrant
         if summary.status > READ_OFFSET_TOO_SMALL:
             return False
         waits = (first_pass and pull_code(summary.status) == 19 and header.sys_flag & PULL_SUSPEND
-                 and r.heap.count < HELD_MAX)
+                 and r.heap.count < HELD_MAX and r.held_bytes < HELD_BYTES_MAX)
         if not waits or r.store.hot_watch(queue, r.watcher, True) <= header.queue_offset:
             break
         if looked_again:
@@ -404,6 +404,7 @@ cdef bint hold_pull(Reactor r, Connection* c, const PullHeader* header, PullGran
         free(pull)
         return False
     grant.holds += 1
+    r.held_bytes += length
     pull.previous_in_queue = held.last
     if held.last != NULL:
         held.last.next_in_queue = pull
@@ -449,7 +450,8 @@ cdef void forget_held_queue(Reactor r, HeldQueue* held) noexcept nogil:
     free(held)
 
 
-cdef void free_pull(HeldPull* pull) noexcept nogil:
+cdef void free_pull(Reactor r, HeldPull* pull) noexcept nogil:
+    r.held_bytes -= pull.frame_length
     pull.grant.holds -= 1
     if pull.grant.holds == 0 and not pull.grant.alive:
         grant_free(pull.grant)
@@ -463,7 +465,7 @@ cdef void drop_held(Reactor r, Connection* c) noexcept nogil:
     while c.held != NULL:
         pull = c.held
         unlink_pull(r, pull)
-        free_pull(pull)
+        free_pull(r, pull)
 
 
 cdef void resume_pull(Reactor r, HeldPull* pull) noexcept nogil:
@@ -477,7 +479,7 @@ cdef void resume_pull(Reactor r, HeldPull* pull) noexcept nogil:
             served = run_pull(r, c, &header, pull.grant, pull.of_queue, pull.frame, pull.frame_length, False)
         if not served:
             add_cold_again(r, c, pull.frame, pull.frame_length)
-    free_pull(pull)
+    free_pull(r, pull)
 
 
 cdef void wake_held(Reactor r) noexcept nogil:

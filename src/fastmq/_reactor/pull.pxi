@@ -26,6 +26,7 @@ cdef enum:
     PULL_REPLY_MAX = 768
     OFFSET_REPLY_MAX = 256
     HELD_MAX = 100000
+    HELD_BYTES_MAX = 67108864       # of the frames of held pulls
     PROGRESS_MAX = 65536            # groups and topics with grants
     TABLE_SLOTS = 4096              # of the hash tables here; a power of two
 

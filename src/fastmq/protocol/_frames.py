@@ -71,6 +71,11 @@ class Command:
     ext_present: bool = False
 
     @property
+    def size(self) -> int:
+        """What it takes while it waits, about: the bytes of its body and characters of its ext fields."""
+        return len(self.body) + sum(len(name) + len(value) for name, value in self.ext.items())
+
+    @property
     def is_response(self) -> bool:
         """Whether it answers a request."""
         return self.flag & RESPONSE_FLAG != 0

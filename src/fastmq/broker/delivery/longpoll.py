@@ -25,13 +25,19 @@ from typing import Any, Final
 MAX_HELD_PULLS: Final = 100_000
 """Pulls held at once; further ones are answered at once."""
 
+MAX_HELD_BYTES: Final = 64 << 20
+"""Bytes of held pulls. When they are reached, further ones are answered at once."""
+
 Watch = Callable[[str, int, bool], int]
 """Asks the store to tell when (topic, queue id) passes its present end, which is returned; False ends it."""
 
 
 @dataclass(slots=True, eq=False)
 class HeldPull:
-    """One waiting pull. `offset`: queue offset up to which nothing was found. `request` is the caller's."""
+    """One waiting pull. `offset`: queue offset up to which nothing was found. `request` is the caller's.
+
+    `size`: bytes of the request.
+    """
 
     topic: str
     queue_id: int
@@ -39,20 +45,23 @@ class HeldPull:
     deadline: float  # monotonic seconds
     peer_id: int
     request: Any
+    size: int = 0
     waiting: bool = field(default=False, init=False)
 
 
 class LongPollTable:
     """The waiting pulls by queue, by deadline and by connection."""
 
-    def __init__(self, watch: Watch, *, max_held: int = MAX_HELD_PULLS) -> None:
+    def __init__(self, watch: Watch, *, max_held: int = MAX_HELD_PULLS, max_bytes: int = MAX_HELD_BYTES) -> None:
         self._watch = watch
         self._max_held = max_held
+        self._max_bytes = max_bytes
         self._queues: dict[tuple[str, int], dict[int, HeldPull]] = {}
         self._peers: dict[int, dict[int, HeldPull]] = {}
         self._deadlines: list[tuple[float, int, HeldPull]] = []
         self._numbers = itertools.count()
         self._held = 0
+        self._bytes = 0
 
     def __len__(self) -> int:
         return self._held
@@ -67,12 +76,13 @@ class LongPollTable:
         heapq.heappush(self._deadlines, (pull.deadline, next(self._numbers), pull))
         pull.waiting = True
         self._held += 1
+        self._bytes += pull.size
         return True
 
     @property
     def full(self) -> bool:
         """Whether no further pull should wait."""
-        return self._held >= self._max_held
+        return self._held >= self._max_held or self._bytes >= self._max_bytes
 
     def next_deadline(self) -> float | None:
         """When the first waiting pull is due."""
@@ -133,6 +143,7 @@ class LongPollTable:
     def _remove(self, pull: HeldPull) -> None:
         pull.waiting = False
         self._held -= 1
+        self._bytes -= pull.size
         pulls = self._queues[pull.topic, pull.queue_id]
         del pulls[id(pull)]
         if not pulls:

@@ -50,7 +50,7 @@ class Hold(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class PopWaitLimits:
-    """How many may wait under one key, in all, and under how many keys (popPollingSize and its kin).
+    """How many may wait under one key, in all, their bytes, and under how many keys (popPollingSize and its kin).
 
     `force_after`: so many messages that do not match a waiting request wake it nevertheless, so that its group's offset
     passes them (popLongPollingForceNotifyInterval); 0: never.
@@ -58,6 +58,7 @@ class PopWaitLimits:
 
     per_key: int = 1024
     total: int = 100_000
+    total_bytes: int = 64 << 20
     keys: int = 100_000
     force_after: int = 800
 
@@ -68,7 +69,8 @@ class HeldPop:
 
     `queues`: what it waits for, with the end that its read has seen. `again` processes it once more: it answers the
     request or, before `deadline`, lets it wait again. `matches` says whether one of the messages in [begin, end) of a
-    queue is for it, None: any is; requests with the same `filter` match the same. `request` is the caller's.
+    queue is for it, None: any is; requests with the same `filter` match the same. `request`, of `size` bytes, is the
+    caller's.
     """
 
     topic: str
@@ -81,6 +83,7 @@ class HeldPop:
     again: Callable[[HeldPop], None]
     matches: Callable[[Queue, int, int], bool] | None = None
     filter: Hashable = None
+    size: int = 0
     waiting: bool = field(default=False, init=False)
     passed: int = field(default=0, init=False)  # messages that did not match
     number: int = field(default=0, init=False)
@@ -118,6 +121,7 @@ class PopWaitTable:
         self._deadlines: list[tuple[float, int, HeldPop]] = []
         self._numbers = itertools.count(1)
         self._held = 0
+        self._bytes = 0
 
     def __len__(self) -> int:
         return self._held
@@ -128,8 +132,10 @@ class PopWaitTable:
         """Let a request wait if there is room, and nothing new in its queues."""
         limits = self._limits()
         held = self._keys.get(pop.key)
-        if self._held >= limits.total or (
-            len(self._keys) >= limits.keys if held is None else len(held) >= limits.per_key
+        if (
+            self._held >= limits.total
+            or self._bytes >= limits.total_bytes
+            or (len(self._keys) >= limits.keys if held is None else len(held) >= limits.per_key)
         ):
             return Hold.FULL
         grown = False
@@ -150,6 +156,7 @@ class PopWaitTable:
         self._peers.setdefault(pop.peer_id, {})[pop.number] = pop
         heapq.heappush(self._deadlines, entry)
         self._held += 1
+        self._bytes += pop.size
         return Hold.HELD
 
     # --- out ---------------------------------------------------------------------------------------------------------
@@ -272,6 +279,7 @@ class PopWaitTable:
     def _remove(self, pop: HeldPop) -> None:
         pop.waiting = False
         self._held -= 1
+        self._bytes -= pop.size
         held = self._keys[pop.key]
         del held[bisect.bisect_left(held, (pop.deadline, pop.number))]
         if not held:

@@ -160,6 +160,7 @@ def _hold(broker: Broker, context: _PopContext, wanted: MessageFilter, page: _Pa
             again=again,
             matches=matches,
             filter=(header.exp, header.exp_type),
+            size=context.request.size,
         )
     )
 

@@ -125,6 +125,7 @@ def _held(broker: Broker, waiting: _Notification, deadline: float, seen: dict[tu
         peer_id=waiting.peer.id,
         request=waiting,
         again=again,
+        size=waiting.request.size,
     )
 
 

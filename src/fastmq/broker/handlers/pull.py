@@ -329,6 +329,7 @@ def _hold(broker: Broker, context: PullContext, *, offset: int | None = None, de
         deadline=deadline,
         peer_id=context.peer.id,
         request=context,
+        size=context.request.size,
     )
     held = broker.longpoll.hold(pull)
     if held:
