@@ -132,7 +132,7 @@ def test_traces_of_both_look_the_same(server: Server, java: Callable[..., Scenar
             ours = (await producer.send(message)).message_id
         records: dict[str, list[str]] = {}
         async with fastmq.Consumer(server.namesrv, "g-traces", "traces", start_from="first") as consumer:
-            with anyio.fail_after(PATIENCE):
+            with anyio.move_on_after(PATIENCE):
                 while not {ours, theirs} <= set(records):
                     for one in await consumer.poll(timeout=5):
                         for record in one.text.split("\x02"):
@@ -140,6 +140,7 @@ def test_traces_of_both_look_the_same(server: Server, java: Callable[..., Scenar
                             if fields[0] == "Pub":
                                 assert fields[5] in one.keys
                                 records[fields[5]] = fields
+        assert set(records) == {ours, theirs}, {"ours": ours, "theirs": theirs}
         return {"ours": records[ours], "theirs": records[theirs]}
 
     both = anyio.run(main)

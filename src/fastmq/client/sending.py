@@ -123,7 +123,9 @@ class Sender(Trier):
         self._tasks = Tasks(session.background)
         session.add_producer(self._wire_group, self)
         if self._trace_topic:
-            self._trace_sender = Sender(session, trace_group(self.group, "PRODUCE"))
+            self._trace_sender = Sender(
+                session, trace_group(self.group, "PRODUCE"), timeout=self._timeout, try_timeout=self._try_timeout
+            )
             await self._trace_sender.__aenter__()
             self._tracer = Tracer(self._trace_topic, self._trace_sender.send)
             self._tasks.spawn(self._tracer.run)

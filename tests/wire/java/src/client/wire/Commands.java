@@ -84,13 +84,21 @@ final class Commands {
         ctx.put("sent", rows);
     }
 
-    /** One message of a producer that writes traces, to the topic for traces or one of its own. */
+    /**
+     * One message of a producer that writes traces, to the topic for traces or one of its own. The producer stays until
+     * the trace is stored: its shutdown hands the trace to the threads of an asynchronous send and ends their
+     * connections without waiting for them.
+     */
     private static void sendTraced(Ctx ctx) throws Exception {
         ctx.onlyTracer();
+        String traces = ctx.param("traces", null);
         DefaultMQProducer producer = ctx.started(
-            ctx.address(new DefaultMQProducer("P_" + Ctx.unique(), true, ctx.param("traces", null))));
+            ctx.address(new DefaultMQProducer("P_" + Ctx.unique(), true, traces)));
         Message message = new Message(ctx.param("topic", null), "T", "traced", Ctx.bytes("traced"));
-        ctx.put("id", ctx.stored(producer.send(message)).getMsgId());
+        String id = ctx.stored(producer.send(message)).getMsgId();
+        ctx.await(60_000, () -> ctx.readTopic(traces).stream().anyMatch(one -> Ctx.text(one).contains(id)),
+            "%s has a trace of %s", traces, id);
+        ctx.put("id", id);
     }
 
     /** How many queues a producer spreads the messages of a topic over. */
