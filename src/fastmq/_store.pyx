@@ -50,10 +50,12 @@ cdef extern from *:
     #include <errno.h>
     #include <fcntl.h>
     #include <pthread.h>
+    #include <sched.h>
     #include <stdio.h>
     #include <sys/eventfd.h>
     #include <sys/file.h>
     #include <sys/mman.h>
+    #include <sys/resource.h>
     #include <sys/stat.h>
     #include <time.h>
     #include <unistd.h>
@@ -61,6 +63,14 @@ cdef extern from *:
     static inline int fq_open(const char *p, int f, int m) { return open(p, f, m); }
     static inline int fq_dup(int fd) { return fcntl(fd, F_DUPFD_CLOEXEC, 3); }
     static inline void fq_localtime(int64_t s, struct tm *t) { time_t v = (time_t)s; localtime_r(&v, t); }
+    /* The calling thread works behind the others of its process (decision 9). A refusal changes nothing. */
+    static inline void fq_work_behind(void) {
+        struct sched_param none = {0};
+        int nice = getpriority(PRIO_PROCESS, 0) + 10;   /* Linux: of the thread */
+        if (sched_getscheduler(0) != SCHED_OTHER) return;
+        sched_setscheduler(0, SCHED_BATCH, &none);
+        setpriority(PRIO_PROCESS, 0, nice < 19 ? nice : 19);
+    }
     """
     ctypedef struct pthread_mutex_t:
         pass
@@ -124,6 +134,7 @@ cdef extern from *:
     int SEEK_DATA
     int eventfd(unsigned int, int) nogil
     void set_errno "fq_set_errno"(int) nogil
+    void work_behind "fq_work_behind"() nogil
 
 cdef extern from "_crc.h":
     ctypedef uint32_t (*fq_crc_kernel)(uint32_t, const uint8_t*, size_t) noexcept nogil

@@ -1,12 +1,15 @@
 """Flushing: what is visible when, events, group commit, intervals, and the three threads."""
 
+import contextlib
 import os
 import select
 import threading
+from pathlib import Path
 
 import pytest
 
 from fastmq import _store
+from support.waiting import wait_until
 
 
 def open_store(path, **settings):
@@ -93,6 +96,28 @@ def test_the_threads_flush_and_index(tmp_path, sync):
     assert again.indexed_offset == again.written_offset
     assert sorted(again.queues()) == [("t", 0, 0, 300), ("t", 1, 0, 300), ("t", 2, 0, 300)]
     again.close()
+
+
+def test_the_index_works_behind_all_others(tmp_path):
+    store = open_store(tmp_path)
+    store.start()
+
+    def places():
+        named = {}
+        for task in Path("/proc/self/task").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # a thread of another test that ends
+                named[(task / "comm").read_text().strip()] = int(task.name)
+        return {
+            name: (os.sched_getscheduler(thread), os.getpriority(os.PRIO_PROCESS, thread))
+            for name, thread in named.items()
+            if name.startswith("fastmq-")
+        }
+
+    ordinary = (os.SCHED_OTHER, os.getpriority(os.PRIO_PROCESS, 0))
+    behind = (os.SCHED_BATCH, min(19, ordinary[1] + 10))
+    expected = {"fastmq-index": behind, "fastmq-flush": ordinary, "fastmq-alloc": ordinary}
+    wait_until(lambda: places() == expected, f"the index is behind: {places()}")
+    store.close()
 
 
 def test_request_flush_does_not_wait_for_the_interval(tmp_path):

@@ -294,11 +294,11 @@ cdef int turn_write(Engine* e) noexcept nogil:
 
 
 cdef inline void wake_allocator(Engine* e) noexcept nogil:
-    """If less than half of what is kept ready ahead of the writer is left."""
+    """If half of the blocks that are kept ready ahead of the writer are used up, or a step of the pages."""
     cdef Segment* s = e.run[e.run_count - 1]
     cdef int64_t used = e.written - s.base
     if load64(&s.allocated) - used <= e.allocate_step // 2 or (
-            load64(&s.cached) - used <= CACHED_AHEAD // 2 and load64(&s.cached) < load64(&s.allocated)):
+            load64(&s.cached) - used <= CACHED_AHEAD - CACHED_STEP and load64(&s.cached) < load64(&s.allocated)):
         pthread_cond_signal(&e.allocate_wake)
 
 

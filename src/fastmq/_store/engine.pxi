@@ -16,7 +16,8 @@ cdef enum:
     TAIL_ENTRIES = 32           # newest entries of a queue kept in memory, a power of two
     PATH_BYTES = 4096
     CACHED_AHEAD = 16 << 20     # pages of the log that are made before the writer comes to them
-    CACHED_STEP = 1 << 20
+    CACHED_STEP = 1 << 20       # the allocator is woken for
+    CACHED_PIECE = 128 << 10    # of one call: many kernels let no other thread have the core before it returns
     FLUSH_TAIL = 1 << 20        # at least as much as a page of the page cache may be
     FLUSH_PIECES = 4            # what is appended while one is handed over is the next
     TURN_BYTES = 4 << 20        # turn buffer; one larger record or batch makes it grow

@@ -19,8 +19,9 @@ cdef void write_out(Engine* e, Segment* s, int64_t start) noexcept nogil:
         until -= until % FLUSH_TAIL
         if until <= at:
             return
-        sync_file_range(s.fd, at, until - at, SYNC_FILE_RANGE_WRITE)    # a failure shows itself in the fdatasync
-        at = until
+        while at < until:   # in pieces for the reason of CACHED_PIECE; a failure shows itself in the fdatasync
+            sync_file_range(s.fd, at, min(FLUSH_TAIL, until - at), SYNC_FILE_RANGE_WRITE)
+            at = min(at + FLUSH_TAIL, until)
 
 
 cdef int flush_segments(Engine* e, int64_t start, int64_t target) noexcept nogil:

@@ -86,13 +86,13 @@ cdef int segment_reserve(Engine* e, Segment* s, int64_t upto) noexcept nogil:
 
 
 cdef bint segment_cache(Segment* s, int64_t used) noexcept nogil:
-    """Have one more step of pages ahead of the writer in the page cache, which costs it four times more to make: each
+    """Have one more piece of pages ahead of the writer in the page cache, which costs it four times more to make: each
     write gets single pages, a read of blocks that hold nothing yet gets large ones, and nothing comes from the disk.
 
     True if there was one to make. It is advice: the system may do nothing.
     """
     cdef int64_t start = max(load64(&s.cached), used & ~<int64_t> 4095)
-    cdef int64_t end = min(min(start + CACHED_STEP, used + CACHED_AHEAD), load64(&s.allocated))
+    cdef int64_t end = min(min(start + CACHED_PIECE, used + CACHED_AHEAD), load64(&s.allocated))
     if s.fd < 0 or end <= start:
         return False
     readahead(s.fd, start, end - start)
@@ -218,6 +218,25 @@ cdef void segment_discard(Engine* e, Segment* s) noexcept nogil:
     e.files.unlink(&e.files, FILE_LOG, path)
 
 
+cdef bint cache_step(Engine* e, Segment* s, int64_t used) noexcept nogil:
+    """CACHED_STEP more of pages ahead of the writer, in the spare segment if `s` is NULL. True if any were to be made.
+
+    Between its pieces whoever waits for the lock has it: the writer may, where a segment ends.
+    """
+    cdef Segment* of
+    cdef bint more, any = False
+    cdef int32_t piece
+    for piece in range(CACHED_STEP // CACHED_PIECE):
+        pthread_mutex_lock(&e.spare_lock)
+        of = s if s != NULL else e.spare
+        more = of != NULL and segment_cache(of, used)
+        pthread_mutex_unlock(&e.spare_lock)
+        if not more:
+            break
+        any = True
+    return any
+
+
 cdef int64_t allocate_once(Engine* e) noexcept nogil:
     """One step of the allocator: blocks and pages ahead of the writer, the next segment when this one nears its end.
 
@@ -252,13 +271,10 @@ cdef int64_t allocate_once(Engine* e) noexcept nogil:
             if e.spare != NULL:
                 segment_reserve(e, e.spare, e.allocate_step)
                 did = 1
-        if e.spare != NULL and segment_cache(e.spare, 0):
-            did = 1
         pthread_mutex_unlock(&e.spare_lock)
-    if used > 0:
-        pthread_mutex_lock(&e.spare_lock)
-        if segment_cache(s, used):
+        if cache_step(e, NULL, 0):
             did = 1
-        pthread_mutex_unlock(&e.spare_lock)
+    if used > 0 and cache_step(e, s, used):
+        did = 1
     release(e, s)
     return did

@@ -97,6 +97,7 @@ cdef class Store(StoreReads):
         cdef Engine* e = <Engine*> self.engine
         with nogil:
             pthread_setname_np(pthread_self(), "fastmq-index")
+            work_behind()
             index_loop(e)
 
     def _run_allocator(self):
