@@ -26,6 +26,7 @@ BROKER_TO_CLIENT_TIMEOUT_SECONDS: Final = 10.0
 # --- names and messages ----------------------------------------------------------------------------------------------
 MAX_PROPERTIES_BYTES: Final = 32_767  # the length of the properties text is an int16
 MAX_MESSAGE_BYTES: Final = 4 * MIB  # default of maxMessageSize
+MAX_QUEUES: Final = 65_536  # of a topic on one broker, for reading and for writing
 
 # --- store files -----------------------------------------------------------------------------------------------------
 MIN_SEGMENT_BYTES: Final = 1 * MIB  # smallest mappedFileSizeCommitLog

@@ -127,6 +127,19 @@ def test_queues_of_other_brokers_count(broker: MemoryBroker) -> None:
     assert queues == [{"brokerName": "a", "queueId": i, "topic": "t"} for i in (0, 1)]
 
 
+def test_a_broker_that_says_it_has_two_billion_queues(broker: MemoryBroker) -> None:
+    broker.add_topic("t", 1)
+    broker.connect("g", "c1", "t")
+    queue = {"brokerName": "liar", "perm": 6, "readQueueNums": 2**31 - 1, "topicSysFlag": 0, "writeQueueNums": 1}
+    route = {"brokerDatas": [], "queueDatas": [queue]}
+    broker.registrar.route = Command(105, flag=1, body=json.dumps(route).encode())
+    broker.registrar.route.code = 0
+    body = {"topic": "t", "consumerGroup": "g", "clientId": "c1", "messageModel": "CLUSTERING", "strategyName": "AVG"}
+    answer = broker.request(RequestCode.QUERY_ASSIGNMENT, body=body)
+    assert answer.code == 1
+    assert "liar" in answer.remark
+
+
 def test_a_group_that_pops(broker: MemoryBroker) -> None:
     broker.add_topic("t", 4)
     for number in range(4):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from fastmq.broker.state.request_modes import MODES, POP, PULL
 from fastmq.errors import ProtocolError, RequestError
+from fastmq.limits import MAX_QUEUES
 from fastmq.net.server import Reply
 from fastmq.protocol import names
 from fastmq.protocol.bodies import PERM_READ, MessageQueue, MessageRequestMode, TopicRouteData, dumps, loads_lenient
@@ -125,7 +126,10 @@ def request_mode(broker: Broker, topic: str, group: str) -> MessageRequestMode:
 
 
 async def _queues_in_cluster(broker: Broker, topic: str) -> list[MessageQueue]:
-    """All queues of a topic that can be read, sorted. Without a name server this broker's own are all there are."""
+    """All queues of a topic that can be read, sorted. Without a name server this broker's own are all there are.
+
+    RequestError if some broker says that it has more queues than a topic may have here: each would be an object.
+    """
     name = broker.config.broker_name
     if names.is_light_queue(topic):  # one queue on each broker and no route
         return [MessageQueue(topic, name, 0)]
@@ -137,10 +141,16 @@ async def _queues_in_cluster(broker: Broker, topic: str) -> list[MessageQueue]:
         except ProtocolError as error:
             log.warning("a name server answered with no route: %s", error)
         else:
+            readable = [data for data in route.queue_datas if data.perm & PERM_READ]
+            for data in readable:
+                if data.read_queue_nums > MAX_QUEUES:
+                    raise RequestError(
+                        ResponseCode.SYSTEM_ERROR,
+                        f"{data.broker_name} has {data.read_queue_nums} queues of {topic}, more than {MAX_QUEUES}",
+                    )
             return sorted(
                 MessageQueue(topic, data.broker_name, queue_id)
-                for data in route.queue_datas
-                if data.perm & PERM_READ
+                for data in readable
                 for queue_id in range(data.read_queue_nums)
             )
     config = broker.topics.get(topic)

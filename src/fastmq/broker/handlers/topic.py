@@ -14,6 +14,7 @@ import trio
 
 from fastmq.broker.handlers.admin import require_local
 from fastmq.errors import ProtocolError, RequestError
+from fastmq.limits import MAX_QUEUES
 from fastmq.net.server import Reply
 from fastmq.protocol import names
 from fastmq.protocol.bodies import (
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
 
 ANNOUNCE_TIMEOUT_S: Final = 3.0  # mqadmin gives up after 5 s
 PAGE_MAX: Final = 2000  # splitMetadataSize
-QUEUES_MAX: Final = 65_536
 PERM_MAX: Final = 7
 
 # Attributes of a topic: name -> (allowed values, None for a whole number; whether it may change later)
@@ -117,8 +117,8 @@ def _checked(broker: Broker, wanted: TopicConfig, attribute_changes: Mapping[str
     _refuse_system(broker, name)
     if not 0 <= wanted.perm <= PERM_MAX:
         raise RequestError(ResponseCode.INVALID_PARAMETER, f"perm {wanted.perm} is not between 0 and {PERM_MAX}")
-    if not (0 <= wanted.read_queue_nums <= QUEUES_MAX and 0 <= wanted.write_queue_nums <= QUEUES_MAX):
-        raise RequestError(ResponseCode.INVALID_PARAMETER, f"the number of queues is not between 0 and {QUEUES_MAX}")
+    if not (0 <= wanted.read_queue_nums <= MAX_QUEUES and 0 <= wanted.write_queue_nums <= MAX_QUEUES):
+        raise RequestError(ResponseCode.INVALID_PARAMETER, f"the number of queues is not between 0 and {MAX_QUEUES}")
     if wanted.topic_filter_type not in ("SINGLE_TAG", "MULTI_TAG"):
         raise RequestError(
             ResponseCode.INVALID_PARAMETER, f"topicFilterType {wanted.topic_filter_type} is not SINGLE_TAG or MULTI_TAG"
