@@ -96,8 +96,9 @@ final class Commands {
             ctx.address(new DefaultMQProducer("P_" + Ctx.unique(), true, traces)));
         Message message = new Message(ctx.param("topic", null), "T", "traced", Ctx.bytes("traced"));
         String id = ctx.stored(producer.send(message)).getMsgId();
-        ctx.await(60_000, () -> ctx.readTopic(traces).stream().anyMatch(one -> Ctx.text(one).contains(id)),
-            "%s has a trace of %s", traces, id);
+        String where = traces == null ? "RMQ_SYS_TRACE_TOPIC" : traces;
+        ctx.await(60_000, () -> ctx.readTopic(where).stream().anyMatch(one -> Ctx.text(one).contains(id)),
+            "%s has a trace of %s", where, id);
         ctx.put("id", id);
     }
 
