@@ -22,7 +22,7 @@ help: ## this list
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install -q --disable-pip-version-check "setuptools>=77" "cython>=3.1,<4" "trio>=0.27" "lark>=1.2,<2" \
+	$(PY) -m pip install -q --disable-pip-version-check "setuptools>=77" "cython>=3.1,<4" "trio>=0.29" "lark>=1.2,<2" \
 		"anyio>=4.5" lz4 zstandard opentelemetry-api \
 		"pytest>=8" "pytest-xdist>=3.6" "hypothesis>=6.100" "pytest-benchmark>=5" "pyperf>=2.7" "ruff>=0.9" "mypy>=1.14"
 	touch $@

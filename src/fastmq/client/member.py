@@ -9,6 +9,7 @@ from typing import Self, TypeVar
 
 import anyio
 
+from fastmq.client import interrupts
 from fastmq.client.errors import ClientClosed
 from fastmq.client.session import Session, SessionOptions
 from fastmq.errors import UsageError
@@ -58,6 +59,7 @@ class SessionUser:
     async def __aenter__(self) -> Self:
         if self._opened or self._closed:
             raise ClientClosed("it is opened once; make a new one")
+        interrupts.protect(type(self))
         if self._owns_session:
             await self._session.__aenter__()
         self._opened = True

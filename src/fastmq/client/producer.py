@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 import uuid
@@ -12,6 +13,7 @@ from typing import Self, Unpack
 
 import anyio
 
+from fastmq.client import interrupts
 from fastmq.client.errors import ClientError, RequestReplyTimeout, RequestTimeout
 from fastmq.client.messages import Message, ReceivedMessage, SendResult
 from fastmq.client.prepared import Selector, properties_text
@@ -41,6 +43,11 @@ class TransactionState(IntEnum):
 
 
 CheckListener = Callable[[ReceivedMessage], TransactionState | Awaitable[TransactionState]]
+
+
+async def _ask(check: CheckListener, message: ReceivedMessage) -> TransactionState:
+    answer = check(message)
+    return await answer if inspect.isawaitable(answer) else answer
 
 
 class ProducerOptions(SenderOptions, total=False):
@@ -261,8 +268,7 @@ class Producer(Sender):
         state = TransactionState.UNKNOWN
         remark: str | None = None
         try:
-            answer = self._check(message)
-            state = TransactionState(await answer if inspect.isawaitable(answer) else answer)
+            state = TransactionState(await interrupts.exposed(functools.partial(_ask, self._check))(message))
         except Exception as error:
             log.exception("the check listener of group %s failed", self.group)
             remark = f"{type(error).__name__}: {error}"

@@ -16,6 +16,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
+from fastmq.client import interrupts
 from fastmq.client.assigned import Assigned
 from fastmq.client.background import Tasks, is_stray
 from fastmq.client.consuming import QueueConsumer
@@ -142,6 +143,8 @@ class PushConsumer(QueueConsumer):
     # --- life --------------------------------------------------------------------------------------------------------
 
     async def _open(self) -> None:
+        if self._is_async:
+            self._listener = interrupts.exposed(self._listener)
         if self._trace_topic:
             self._trace_sender = Sender(self.session, trace_group(self.group, "CONSUME"))
             await self._trace_sender.__aenter__()

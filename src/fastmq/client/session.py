@@ -22,8 +22,10 @@ from typing import Any, Final, Protocol, Self, TypedDict
 import anyio
 import anyio.lowlevel
 
+from fastmq.client import interrupts
 from fastmq.client import namespace as namespaces
 from fastmq.client.acl import Credentials
+from fastmq.client.background import Background, Tasks
 from fastmq.client.errors import ClientClosed, ClientError
 from fastmq.client.links import MOST_QUEUED, SUCCESS, command
 from fastmq.client.lookup import check_url, is_url, look_up
@@ -142,6 +144,7 @@ class Session(Routing):
     async def __aenter__(self) -> Self:
         if self._pid:
             raise ClientClosed("a session is opened once")
+        interrupts.protect(type(self), Background, Tasks)
         self._pid = os.getpid()
         if self._lookup:
             self.name_servers.replace(await look_up(self._lookup, self._tls))

@@ -10,7 +10,6 @@ import threading
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar, Unpack
 
@@ -59,6 +58,7 @@ class _Loop:
                 stop = anyio.Event()
                 started.set_result((portal, stop))
                 await stop.wait()
+                await portal.stop(cancel_remaining=True)  # what an interrupt left behind
 
         def run() -> None:
             try:
@@ -107,7 +107,8 @@ class Blocking(Generic[A]):
         self._make = make
         self._async: A | None = None
         self._portal: BlockingPortal | None = None
-        self._context: AbstractContextManager[Any] | None = None
+        self._life: Future[None] | None = None
+        self._leave: anyio.Event
         self._state = threading.Lock()
 
     def __repr__(self) -> str:
@@ -160,30 +161,50 @@ class Blocking(Generic[A]):
             if self._portal is not None:
                 raise ClientClosed("it is open already")
             portal = _LOOP.enter(self)
+            life: Future[None] | None = None
             try:
-                self._async = portal.call(self._make)
-                self._context = portal.wrap_async_context_manager(self._async)
-                self._context.__enter__()
+                opened: Future[None] = Future()
+                life = portal.start_task_soon(self._live, opened)
+                opened.result()
+                self._life = life
+                self._portal = portal
             except BaseException:
+                if life is not None:
+                    life.cancel()  # an interrupt: it may not be open yet
                 _LOOP.leave(self)
                 raise
-            self._portal = portal
         return self
+
+    async def _live(self, opened: Future[None]) -> None:
+        """The life of what is behind it, in one task of the loop."""
+        self._leave = anyio.Event()
+        try:
+            self._async = self._make()
+            async with self._async:
+                opened.set_result(None)
+                await self._leave.wait()
+        except BaseException as error:
+            if not opened.done():
+                opened.set_exception(error)
+            raise
 
     def close(self) -> None:
         """What `with` does at its end. Does nothing if it is not open."""
         if self._pid != os.getpid():
             return
         with self._state:
-            if self._portal is None:
+            portal, life = self._portal, self._life
+            if portal is None or life is None:
                 return
             self._before_close()
-            self._portal = None
-            assert self._context is not None
             try:
-                self._context.__exit__(None, None, None)
+                self._portal = None
+                portal.call(self._leave.set)
+                life.result()
+            except BaseException:
+                life.cancel()  # an interrupt: the loop must not wait for what was not told to end
+                raise
             finally:
-                self._context = None
                 _LOOP.leave(self)
 
     def _before_close(self) -> None:

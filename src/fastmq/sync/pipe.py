@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 from collections import deque
@@ -45,43 +46,57 @@ class Put:
 class Pipe:
     """Threads put sends in, one task of the loop takes all that are there at once, in their order.
 
-    A thread waits while `MOST_WAITING` of them are there: then the producer has as many in flight as it may.
+    A thread waits while `MOST_WAITING` of them are there: then the producer has as many in flight as it may. Ctrl-C may
+    come into any call here of the main thread, but not into the task: what a thread left half done is made good by
+    whoever puts something in next, or waits.
     """
 
     def __init__(self, producer: aproducer.Producer, start: _Start) -> None:
         self._producer = producer
         self._start = start
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()  # entered itself: an interrupt cannot come between its `with` and the block
+        self._changed = threading.Condition(self._lock)
         self._waiting: deque[Put] = deque()
         self._taken: deque[Put] = deque()
-        self._working = False  # a task of the loop will look again
+        self._started = False  # a task was asked for and will look again
+        self._working = False  # a task of the loop is at it
 
     def put(self, message: Message, queue: MessageQueue | None, selector: Selector | None) -> Future[SendResult]:
         """Begin a send. The future ends as the send does, also if the message cannot be sent at all."""
         one = Put(message, queue, selector)
-        with self._changed:
-            while len(self._waiting) >= MOST_WAITING:
-                self._changed.wait()
-            start, self._working = not self._working, True
-            self._waiting.append(one)
-        if start:  # not under the lock: it waits for the loop, which may be waiting for the lock
-            try:
-                self._start(self._work_off)
-            except RuntimeError as error:
-                self._give_up()
-                raise ClientClosed("it is closed") from error
+        self._add(one)
         return one.future
 
     def wait(self) -> None:
         """Wait until the producer has begun all that was put in before."""
-        mark = Put(None, None, None)
-        with self._changed:
-            if not self._working:
+        with self._lock:
+            if not self._working and not self._waiting:
                 return
-            self._waiting.append(mark)
-        mark.future.result()
+        mark = Put(None, None, None)
+        with contextlib.suppress(ClientClosed):  # then nothing waits any more
+            self._add(mark)
+            mark.future.result()
+
+    def _add(self, one: Put) -> None:
+        try:
+            with self._lock:
+                while one.message is not None and len(self._waiting) >= MOST_WAITING:
+                    self._changed.wait()
+                self._waiting.append(one)
+                start, self._started = not self._started, True
+            if start:  # not under the lock: it waits for the loop, which may be waiting for the lock
+                self._start(self._work_off)
+        except RuntimeError as error:
+            self._give_up()
+            raise ClientClosed("it is closed") from error
+        except BaseException:
+            self._started = False  # perhaps one was; a second one ends at once
+            raise
 
     async def _work_off(self) -> None:
+        if self._working:
+            return
+        self._working = True
         try:
             while self._take():
                 while self._taken:
@@ -93,9 +108,9 @@ class Pipe:
             raise
 
     def _take(self) -> bool:
-        with self._changed:
+        with self._lock:
             self._taken, self._waiting = self._waiting, self._taken
-            self._working = bool(self._taken)
+            self._started = self._working = bool(self._taken)
             self._changed.notify_all()
             return self._working
 
@@ -111,11 +126,11 @@ class Pipe:
 
     def _give_up(self) -> None:
         """The loop has ended: nothing that waits is sent any more."""
-        with self._changed:
+        with self._lock:
             left = [*self._taken, *self._waiting]
             self._taken.clear()
             self._waiting.clear()
-            self._working = False
+            self._started = self._working = False
             self._changed.notify_all()
         for one in left:
             if one.message is None:
