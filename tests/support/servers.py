@@ -45,6 +45,8 @@ SETTINGS: Mapping[str, str] = {
     # on a busy machine a queued send is answered late rather than refused
     "waitTimeMillsInSendQueue": "3000",
     "osPageCacheBusyTimeOutMills": "5000",
+    # nor is a disk that others keep busy a reason to call a message not stored
+    "syncFlushTimeout": "60000",
 }
 
 JVM_MODULES = (

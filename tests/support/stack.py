@@ -36,6 +36,7 @@ class Stack:
         overrides = {
             "storePathRootDir": str(folder), "storePathCommitLog": str(folder / "commitlog"), "flushDiskType": flush,
             "mappedFileSizeCommitLog": str(1 << 20), "brokerName": "two-roads", "hotRoadEnable": str(hot).lower(),
+            "syncFlushTimeout": "60000",  # a disk may take its time
             **settings,
         }  # fmt: skip
         config, _ = load_broker_config(None, {}, overrides)

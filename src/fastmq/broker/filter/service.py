@@ -106,7 +106,8 @@ class FilterService:
         if not self._config().enable_property_filter:
             raise RequestError(
                 ResponseCode.SYSTEM_ERROR,
-                f"The broker does not support consumer to filter message by {subscription.expression_type}",
+                f"The broker does not support consumer to filter message by {subscription.expression_type}: "
+                "enablePropertyFilter is false in its configuration",
             )
 
 
