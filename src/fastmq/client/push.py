@@ -317,6 +317,9 @@ class PushConsumer(QueueConsumer):
                 raise
             failure = error
             log.warning("the listener of %s was cancelled with %r", self.group, messages[0], exc_info=error)
+        except (KeyboardInterrupt, SystemExit):
+            self._draining = True  # the program ends: no other listener is begun
+            raise
         finally:
             self._ended_one()
         now = clock.monotonic()

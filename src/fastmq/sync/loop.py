@@ -9,7 +9,6 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar, Unpack
 
@@ -19,6 +18,7 @@ from anyio.from_thread import BlockingPortal
 from fastmq.client import session as asession
 from fastmq.client.errors import ClientClosed
 from fastmq.client.session import SessionOptions
+from fastmq.sync.outcome import Call, Outcome
 
 T = TypeVar("T")
 A = TypeVar("A", bound=Any)
@@ -32,7 +32,7 @@ class _Loop:
         self._users = 0
         self._portal: BlockingPortal | None = None
         self._thread: threading.Thread | None = None
-        self._stop: Callable[[], None] | None = None
+        self._stop: Callable[[], object] | None = None
         self._pid = os.getpid()
         self._open: weakref.WeakSet[Blocking[Any]] = weakref.WeakSet()
 
@@ -51,7 +51,7 @@ class _Loop:
             return self._portal
 
     def _start(self) -> None:
-        started: Future[tuple[BlockingPortal, anyio.Event]] = Future()
+        started: Outcome[tuple[BlockingPortal, anyio.Event]] = Outcome()
 
         async def serve() -> None:
             async with BlockingPortal() as portal:
@@ -65,7 +65,7 @@ class _Loop:
                 # trio's worker threads end with the interpreter; those of asyncio would keep it from exiting
                 anyio.run(serve, backend="trio")
             except BaseException as error:
-                if not started.done():
+                if not started.done:
                     started.set_exception(error)
                 raise
 
@@ -73,7 +73,7 @@ class _Loop:
         self._thread.start()
         portal, stop = started.result()
         self._portal = portal
-        self._stop = lambda: portal.call(stop.set)
+        self._stop = lambda: portal.start_task_soon(stop.set)
 
     def leave(self, user: Blocking[Any]) -> None:
         """One user less; the thread ends with the last."""
@@ -107,7 +107,7 @@ class Blocking(Generic[A]):
         self._make = make
         self._async: A | None = None
         self._portal: BlockingPortal | None = None
-        self._life: Future[None] | None = None
+        self._life: Call[None] | None = None
         self._leave: anyio.Event
         self._state = threading.Lock()
 
@@ -117,23 +117,34 @@ class Blocking(Generic[A]):
 
     def _plain(self, call: Callable[..., T], *args: Any) -> T:
         """Call something in the loop that does not wait."""
-        return self._checked().call(functools.partial(call, *args))
+
+        async def once() -> T:
+            return call(*args)
+
+        return self._wait_for(self._checked(), once)
 
     def _run(self, call: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any) -> T:
         """Do something in the loop and wait for it. Interrupting the wait (Ctrl-C) cancels it."""
-        portal = self._checked()
+        return self._wait_for(self._checked(), functools.partial(call, *args, **kwargs))
+
+    def _wait_for(self, portal: BlockingPortal, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        one = Call(call)
         try:
-            future: Future[Any] = portal.start_task_soon(functools.partial(call, *args, **kwargs))
+            self._start(portal, one)
+            return one.result()
+        except BaseException:
+            one.abandon(portal)
+            raise
+        finally:
+            del one
+
+    def _start(self, portal: BlockingPortal, call: Call[Any]) -> None:
+        try:
+            portal.start_task_soon(call.run)
         except RuntimeError as error:
             if portal is self._portal:  # called in the loop itself
                 raise
             raise ClientClosed("it is closed") from error
-        try:
-            result: T = future.result()
-        except BaseException:
-            future.cancel()
-            raise
-        return result
 
     def _check(self) -> None:
         self._checked()
@@ -161,21 +172,20 @@ class Blocking(Generic[A]):
             if self._portal is not None:
                 raise ClientClosed("it is open already")
             portal = _LOOP.enter(self)
-            life: Future[None] | None = None
+            opened: Outcome[None] = Outcome()
+            life = Call(functools.partial(self._live, opened))
             try:
-                opened: Future[None] = Future()
-                life = portal.start_task_soon(self._live, opened)
+                portal.start_task_soon(life.run)
                 opened.result()
                 self._life = life
                 self._portal = portal
             except BaseException:
-                if life is not None:
-                    life.cancel()  # an interrupt: it may not be open yet
+                life.abandon(portal)  # an interrupt: it may not be open yet
                 _LOOP.leave(self)
                 raise
         return self
 
-    async def _live(self, opened: Future[None]) -> None:
+    async def _live(self, opened: Outcome[None]) -> None:
         """The life of what is behind it, in one task of the loop."""
         self._leave = anyio.Event()
         try:
@@ -184,7 +194,7 @@ class Blocking(Generic[A]):
                 opened.set_result(None)
                 await self._leave.wait()
         except BaseException as error:
-            if not opened.done():
+            if not opened.done:
                 opened.set_exception(error)
             raise
 
@@ -199,10 +209,10 @@ class Blocking(Generic[A]):
             self._before_close()
             try:
                 self._portal = None
-                portal.call(self._leave.set)
+                portal.start_task_soon(self._leave.set)
                 life.result()
             except BaseException:
-                life.cancel()  # an interrupt: the loop must not wait for what was not told to end
+                life.abandon(portal)  # an interrupt: the loop must not wait for what was not told to end
                 raise
             finally:
                 _LOOP.leave(self)

@@ -7,7 +7,6 @@ import functools
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
 from typing import Any, Final
 
 import anyio.lowlevel
@@ -17,6 +16,7 @@ from fastmq.client.errors import ClientClosed
 from fastmq.client.messages import Message, SendResult
 from fastmq.client.producer import Selector
 from fastmq.protocol.bodies.config import MessageQueue
+from fastmq.sync.outcome import Outcome
 
 MOST_WAITING: Final = 1_000
 
@@ -26,21 +26,20 @@ _Start = Callable[[Callable[[], Coroutine[Any, Any, None]]], object]
 class Put:
     """A send on its way into the loop; without a message a mark, which ends when all before it have begun."""
 
-    __slots__ = ("future", "message", "queue", "selector")
+    __slots__ = ("message", "outcome", "queue", "selector")
 
     def __init__(self, message: Message | None, queue: MessageQueue | None, selector: Selector | None) -> None:
         self.message = message
         self.queue = queue
         self.selector = selector
-        self.future: Future[Any] = Future()
-        self.future.set_running_or_notify_cancel()
+        self.outcome: Outcome[Any] = Outcome()
 
     def ended(self, receipt: aproducer.Receipt) -> None:
         """The producer's callback."""
         try:
-            self.future.set_result(receipt.result())
+            self.outcome.set_result(receipt.result())
         except Exception as error:
-            self.future.set_exception(error)
+            self.outcome.set_exception(error)
 
 
 class Pipe:
@@ -54,18 +53,18 @@ class Pipe:
     def __init__(self, producer: aproducer.Producer, start: _Start) -> None:
         self._producer = producer
         self._start = start
-        self._lock = threading.Lock()  # entered itself: an interrupt cannot come between its `with` and the block
-        self._changed = threading.Condition(self._lock)
+        self._lock = threading.Lock()
+        self._room: list[Outcome[None]] = []  # who waits until fewer wait
         self._waiting: deque[Put] = deque()
         self._taken: deque[Put] = deque()
         self._started = False  # a task was asked for and will look again
         self._working = False  # a task of the loop is at it
 
-    def put(self, message: Message, queue: MessageQueue | None, selector: Selector | None) -> Future[SendResult]:
-        """Begin a send. The future ends as the send does, also if the message cannot be sent at all."""
+    def put(self, message: Message, queue: MessageQueue | None, selector: Selector | None) -> Outcome[SendResult]:
+        """Begin a send. The outcome is known when the send does, also if the message cannot be sent at all."""
         one = Put(message, queue, selector)
         self._add(one)
-        return one.future
+        return one.outcome
 
     def wait(self) -> None:
         """Wait until the producer has begun all that was put in before."""
@@ -75,15 +74,19 @@ class Pipe:
         mark = Put(None, None, None)
         with contextlib.suppress(ClientClosed):  # then nothing waits any more
             self._add(mark)
-            mark.future.result()
+            mark.outcome.result()
 
     def _add(self, one: Put) -> None:
         try:
-            with self._lock:
-                while one.message is not None and len(self._waiting) >= MOST_WAITING:
-                    self._changed.wait()
-                self._waiting.append(one)
-                start, self._started = not self._started, True
+            while True:
+                with self._lock:
+                    if one.message is None or len(self._waiting) < MOST_WAITING:
+                        self._waiting.append(one)
+                        start, self._started = not self._started, True
+                        break
+                    room: Outcome[None] = Outcome()
+                    self._room.append(room)
+                room.result()
             if start:  # not under the lock: it waits for the loop, which may be waiting for the lock
                 self._start(self._work_off)
         except RuntimeError as error:
@@ -111,18 +114,24 @@ class Pipe:
         with self._lock:
             self._taken, self._waiting = self._waiting, self._taken
             self._started = self._working = bool(self._taken)
-            self._changed.notify_all()
+            self._tell_of_room()
             return self._working
+
+    def _tell_of_room(self) -> None:
+        """Under the lock."""
+        for one in self._room:
+            one.set_result(None)
+        self._room.clear()
 
     async def _begin(self, one: Put) -> None:
         if one.message is None:
-            one.future.set_result(None)
+            one.outcome.set_result(None)
             return
         begin = functools.partial(self._producer.send_async, one.message, queue=one.queue, selector=one.selector)
         try:
             await begin(callback=one.ended)
         except Exception as error:
-            one.future.set_exception(error)
+            one.outcome.set_exception(error)
 
     def _give_up(self) -> None:
         """The loop has ended: nothing that waits is sent any more."""
@@ -131,9 +140,9 @@ class Pipe:
             self._taken.clear()
             self._waiting.clear()
             self._started = self._working = False
-            self._changed.notify_all()
+            self._tell_of_room()
         for one in left:
             if one.message is None:
-                one.future.set_result(None)
+                one.outcome.set_result(None)
             else:
-                one.future.set_exception(ClientClosed("closed before it was sent"))
+                one.outcome.set_exception(ClientClosed("closed before it was sent"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
 
@@ -19,6 +18,7 @@ from fastmq.protocol.bodies.config import (
     MessageQueue,
 )
 from fastmq.sync.loop import Blocking, Where, inner_where
+from fastmq.sync.outcome import Outcome
 from fastmq.sync.pipe import Pipe, Put
 
 T = TypeVar("T")
@@ -29,17 +29,17 @@ log = logging.getLogger("fastmq.client")
 class Receipt:
     """A send in flight, see `fastmq.Receipt`."""
 
-    def __init__(self, future: Future[SendResult]) -> None:
-        self._future = future
+    def __init__(self, outcome: Outcome[SendResult]) -> None:
+        self._outcome = outcome
 
     @property
     def done(self) -> bool:
         """Whether it has ended."""
-        return self._future.done()
+        return self._outcome.done
 
     def result(self, timeout: float | None = None) -> SendResult:
         """Wait for the result. Raises what the send failed with, TimeoutError after `timeout` seconds."""
-        return self._future.result(timeout)
+        return self._outcome.result(timeout)
 
 
 class Producer(Blocking[aproducer.Producer]):
@@ -101,7 +101,7 @@ class Producer(Blocking[aproducer.Producer]):
         if pipe is None:  # not open, or traced: a span belongs to what this thread is doing now
             one = Put(message, queue, selector)
             self._run(self._it.send_async, message, queue=queue, selector=selector, callback=one.ended)
-            return Receipt(one.future)
+            return Receipt(one.outcome)
         self._check()
         return Receipt(pipe.put(message, queue, selector))
 
