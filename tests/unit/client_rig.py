@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -34,6 +34,8 @@ class FakeCluster:
         self.address = ""
         self.deaf: anyio.Event | None = None
         """Until when it reads nothing more of what comes."""
+        self.waits: dict[int, Callable[[], Awaitable[object]]] = {}
+        """What the answer to a code waits for; other requests are served meanwhile, as brokers do."""
         self.answers: dict[int, Answer] = {
             RequestCode.GET_ROUTEINFO_BY_TOPIC: self._route,
             RequestCode.GET_BROKER_CLUSTER_INFO: self._cluster,
@@ -65,7 +67,7 @@ class FakeCluster:
 
     async def _serve(self, stream: anyio.abc.SocketStream) -> None:
         splitter = FrameSplitter()
-        async with stream:
+        async with stream, anyio.create_task_group() as tasks:
             try:
                 while True:
                     data = await stream.receive()
@@ -80,10 +82,18 @@ class FakeCluster:
                         if reply is None:
                             continue
                         reply.version = self.version
-                        if not request.is_oneway:
+                        if request.code in self.waits:
+                            tasks.start_soon(self._answer_later, stream, request, reply)
+                        elif not request.is_oneway:
                             await stream.send(encode_frame(reply))
             except (anyio.EndOfStream, anyio.BrokenResourceError):
                 return
+            finally:
+                tasks.cancel_scope.cancel()
+
+    async def _answer_later(self, stream: anyio.abc.SocketStream, request: Command, reply: Command) -> None:
+        await self.waits[request.code]()
+        await stream.send(encode_frame(reply))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[FakeCluster]:

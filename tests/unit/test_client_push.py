@@ -13,6 +13,7 @@ import pytest
 import fastmq
 from fastmq.protocol.bodies import MessageQueue
 from fastmq.protocol.codes import RequestCode
+from fastmq.protocol.command import Command
 from unit.client_rig import FakeGroup, Run
 
 FIRST = MessageQueue("t", "a", 0)
@@ -184,5 +185,44 @@ def test_locks_of_queues_just_lost_are_given_back_when_it_is_closed(run: Run) ->
                 consumer._rebalance_soon()
                 await until(lambda: FIRST not in consumer.assignment)
             assert sorted(group.locks) == [("lock", 0), ("lock", 1), ("unlock", 0), ("unlock", 1)]
+
+    run(scenario)
+
+
+def test_a_heartbeat_is_over_before_the_group_is_left(run: Run) -> None:
+    """A broker that serves them side by side would take the heartbeat for that of a new member."""
+
+    async def scenario() -> None:
+        group = FakeGroup({0: ["a"]})
+        happened: list[str] = []
+        left = anyio.Event()
+        heard = anyio.Event()
+
+        async def slow_heartbeat() -> None:
+            with anyio.move_on_after(0.2):  # until the client has left; it should not
+                await left.wait()
+            happened.append("heartbeat")
+
+        def leave(request: Command) -> Command:
+            happened.append("left")
+            left.set()
+            return request.reply()
+
+        async def listen(message: fastmq.ReceivedMessage) -> None:
+            heard.set()
+
+        group.waits[RequestCode.HEART_BEAT] = slow_heartbeat
+        group.answers[RequestCode.UNREGISTER_CLIENT] = leave
+        with anyio.fail_after(60):
+            async with group.running(), fastmq.PushConsumer(group.address, "g", listen, "t") as consumer:
+                await heard.wait()
+                happened.clear()
+                before = len(group.asked(RequestCode.HEART_BEAT))
+                with anyio.CancelScope() as scope:  # one that is not waited for
+                    async with anyio.create_task_group() as tasks:
+                        tasks.start_soon(consumer.session.heartbeat_now)
+                        await until(lambda: len(group.asked(RequestCode.HEART_BEAT)) > before)
+                        scope.cancel()
+            assert happened == ["heartbeat", "left"]
 
     run(scenario)

@@ -124,6 +124,43 @@ def test_answers_in_any_order(served: Callable[[Body], None]) -> None:
     served(body)
 
 
+def test_requests_in_turn_do_not_overtake_each_other(served: Callable[[Body], None]) -> None:
+    async def body(connection: Connection, stream: Stream, asked: list[Command]) -> None:
+        codes: list[int] = []
+
+        async def call(number: int) -> None:
+            codes.append((await connection.call_in_turn(lambda: request(number), 5)).code)
+
+        connection.post_in_turn(request(0), 5)
+        async with anyio.create_task_group() as tasks:
+            impatient = anyio.CancelScope()
+
+            async def give_up() -> None:
+                with impatient:
+                    await call(1)
+
+            tasks.start_soon(give_up)
+            [first] = await stream.requests(1)
+            stream.feed(encode_frame(first.reply(100)))
+            [second] = await stream.requests(1)  # and not before the first was answered
+            assert (first.code, second.code) == (0, 1)
+            impatient.cancel()  # who asked has gone, but the broker may still be at it
+            tasks.start_soon(call, 2)
+            tasks.start_soon(call, 3)
+            await anyio.wait_all_tasks_blocked()
+            assert connection.waiting == 1
+            stream.feed(encode_frame(second.reply(101)))
+            for _ in range(2):
+                [later] = await stream.requests(1)
+                await anyio.wait_all_tasks_blocked()
+                assert connection.waiting == 1
+                stream.feed(encode_frame(later.reply(100 + later.code)))
+        assert sorted(codes) == [102, 103]
+        await connection.settled()
+
+    served(body)
+
+
 def test_an_answer_nobody_waits_for_is_dropped(served: Callable[[Body], None]) -> None:
     async def body(connection: Connection, stream: Stream, asked: list[Command]) -> None:
         stream.feed(encode_frame(Command(0, opaque=77, flag=1)))

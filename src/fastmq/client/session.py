@@ -26,7 +26,7 @@ from fastmq.client import interrupts
 from fastmq.client import namespace as namespaces
 from fastmq.client.acl import Credentials
 from fastmq.client.background import Background, Tasks
-from fastmq.client.errors import ClientClosed, ClientError
+from fastmq.client.errors import ClientClosed, ClientError, broker_error
 from fastmq.client.links import MOST_QUEUED, SUCCESS, command
 from fastmq.client.lookup import check_url, is_url, look_up
 from fastmq.client.messages import UniqueKeys
@@ -216,6 +216,8 @@ class Session(Routing):
     async def _unregister(self, groups: dict[str, str]) -> None:
         async def one(connection: Connection) -> None:
             ext = {"clientID": self.client_id, **groups}
+            with anyio.move_on_after(REQUEST_SECONDS):
+                await connection.settled()  # a heartbeat that is overtaken would bring the group back, as a dead member
             with suppress(ClientError):
                 await connection.call(self._sign(command(RequestCode.UNREGISTER_CLIENT, ext)), 1.0)
 
@@ -259,24 +261,32 @@ class Session(Routing):
 
         async def one(address: str) -> None:
             try:
-                await self.call(address, self._heartbeat())
+                connection = await self.connection(address)
+                reply = await self._tell(connection)
+                if reply.code == ResponseCode.GO_AWAY:
+                    self.retire(connection)  # the next one begins with a heartbeat
+                elif reply.code != ResponseCode.SUCCESS:
+                    raise broker_error(reply.code, reply.remark, address)
             except ClientError as error:
                 log.info("heartbeat to %s failed: %s", address, error)
 
         addresses = self.routes.broker_addresses(masters_only=not self._consumers)
         await self.each([(one, address) for address in addresses])
 
+    async def _tell(self, connection: Connection) -> Command:
+        return await connection.call_in_turn(lambda: self._sign(self._heartbeat()), self.request_timeout)
+
     def _on_connected(self, connection: Connection) -> None:
         if (self._producers or self._consumers) and self.routes.name_of(connection.address):
             # the broker forgot us with the connection before
-            connection.post(self._sign(self._heartbeat()), self.request_timeout)
+            connection.post_in_turn(self._sign(self._heartbeat()), self.request_timeout)
 
     async def broker_version(self, broker_name: str) -> int:
         """Which release a broker's master is, as an ordinal of RocketMQ (5.0.0 is 413); 0 if it does not say."""
         connection = await self.connection(self.broker_address(broker_name))
         if not connection.server_version:
             # each answer says it, so any request will do
-            await connection.call(self._sign(self._heartbeat()), self.request_timeout)
+            await self._tell(connection)
         return connection.server_version
 
     async def _send_heartbeats(self) -> None:

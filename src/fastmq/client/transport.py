@@ -125,11 +125,16 @@ class Waiter:
         if self.callback is not None:
             self.callback(self)
 
+    async def ended(self) -> None:
+        """Wait until the outcome is known."""
+        if not self.done:
+            if self._event is None:
+                self._event = anyio.Event()
+            await self._event.wait()
+
     async def wait(self) -> Command:
         """The reply. Raises ConnectionLost or RequestTimeout."""
-        if self.reply is None and self.error is None:
-            self._event = anyio.Event()
-            await self._event.wait()
+        await self.ended()
         if self.error is not None:
             raise self.error
         assert self.reply is not None
@@ -165,6 +170,7 @@ class Connection:
         self._wake_writer: anyio.Event | None = None
         self._wake_watchdog: anyio.Event | None = None
         self._idle: anyio.Event | None = None
+        self._in_turn: Waiter | None = None
         self._writing = False
         self._scope = anyio.CancelScope()
 
@@ -230,6 +236,23 @@ class Connection:
         finally:
             if not waiter.done:
                 self._waiters.pop(request.opaque, None)
+
+    def post_in_turn(self, request: Command, timeout: float) -> Waiter:
+        """As `post`; `call_in_turn` and `settled` wait for its end."""
+        waiter = self._in_turn = self.post(request, timeout)
+        return waiter
+
+    async def call_in_turn(self, make: Callable[[], Command], timeout: float) -> Command:
+        """As `call`, for requests that must not overtake each other: brokers serve those of one connection side by
+        side. Each is made and sent when the one before has ended.
+        """
+        await self.settled()
+        return await self.post_in_turn(make(), timeout).wait()
+
+    async def settled(self) -> None:
+        """Wait until the last of those requests has ended, also if whoever made it was cancelled."""
+        while self._in_turn is not None and not self._in_turn.done:
+            await self._in_turn.ended()
 
     def send(self, command: Command) -> None:
         """Queue a frame that gets no answer: a reply, or a oneway request. Does nothing if the connection is over."""
