@@ -17,6 +17,7 @@ from pathlib import Path
 
 import anyio
 
+import fastmq.sync
 from fastmq import Consumer, Message, Producer, PushConsumer, ReceivedMessage
 
 BODY = b"x" * 1024
@@ -36,6 +37,21 @@ async def one_by_one(namesrv: str, topic: str, count: int) -> None:
     async with Producer(namesrv) as producer:
         for _ in range(count // 10):
             await producer.send(topic, BODY)
+
+
+def pipelined_blocking(namesrv: str, topic: str, count: int) -> None:
+    """Sends of the blocking face, by one thread, that do not wait for each other."""
+    with fastmq.sync.Producer(namesrv) as producer:
+        receipts = [producer.send_async(Message(topic, BODY)) for _ in range(count)]
+        for receipt in receipts:
+            receipt.result()
+
+
+def one_by_one_blocking(namesrv: str, topic: str, count: int) -> None:
+    """Sends of the blocking face, by one thread."""
+    with fastmq.sync.Producer(namesrv) as producer:
+        for _ in range(count // 10):
+            producer.send(topic, BODY)
 
 
 async def listener(namesrv: str, topic: str, count: int) -> None:
@@ -83,11 +99,17 @@ def main() -> None:
     parser.add_argument("--backend", choices=("asyncio", "trio"), default="asyncio")
     parser.add_argument("--namesrv")
     options = parser.parse_args()
-    kinds: list[tuple[str, Callable[[str, str, int], Awaitable[None]], int]] = [
-        ("pipelined sends", pipelined, 1),
-        ("sends one by one", one_by_one, 10),
-        ("listener", listener, 1),
-        ("async for", iteration, 1),
+
+    def in_loop(call: Callable[[str, str, int], Awaitable[None]]) -> Callable[[str, str, int], None]:
+        return lambda *arguments: anyio.run(call, *arguments, backend=options.backend)
+
+    kinds: list[tuple[str, Callable[[str, str, int], None], int]] = [
+        (f"{options.backend} pipelined sends", in_loop(pipelined), 1),
+        (f"{options.backend} sends one by one", in_loop(one_by_one), 10),
+        ("sync pipelined sends", pipelined_blocking, 1),
+        ("sync sends one by one", one_by_one_blocking, 10),
+        (f"{options.backend} listener", in_loop(listener), 1),
+        (f"{options.backend} async for", in_loop(iteration), 1),
     ]
     topic = f"bench-{time.time_ns()}"
     with server(options.namesrv) as namesrv:
@@ -95,9 +117,9 @@ def main() -> None:
             best = 0.0
             for _ in range(ROUNDS):
                 begin = time.perf_counter()
-                anyio.run(call, namesrv, topic, options.messages, backend=options.backend)
+                call(namesrv, topic, options.messages)
                 best = max(best, options.messages / part / (time.perf_counter() - begin))
-            print(f"{options.backend} {name}: {best:,.0f} messages/s")
+            print(f"{name}: {best:,.0f} messages/s")
 
 
 if __name__ == "__main__":

@@ -226,3 +226,45 @@ def test_a_heartbeat_is_over_before_the_group_is_left(run: Run) -> None:
             assert happened == ["heartbeat", "left"]
 
     run(scenario)
+
+
+def test_a_lock_that_is_under_way_is_over_before_it_is_given_back(run: Run) -> None:
+    """A broker that serves them side by side would give a lock to a consumer that has gone."""
+
+    async def scenario() -> None:
+        group = FakeGroup({0: ["a"]})
+        happened: list[str] = []
+        unlocked = anyio.Event()
+        listening = Listening()
+
+        async def slow_lock() -> None:
+            with anyio.move_on_after(0.2):  # until the lock is given back; it should not be
+                await unlocked.wait()
+            happened.append("lock")
+
+        unlock = group.answers[RequestCode.UNLOCK_BATCH_MQ]
+
+        def seen(request: Command) -> Command | None:
+            happened.append("unlock")
+            unlocked.set()
+            return unlock(request)
+
+        group.answers[RequestCode.UNLOCK_BATCH_MQ] = seen
+        with anyio.fail_after(60):
+            async with (
+                group.running(),
+                fastmq.PushConsumer(group.address, "g", listening, "t", orderly=True) as consumer,
+            ):
+                await consumer.wait_assigned()
+                await until(lambda: listening.seen == ["a"])
+                locks = consumer._locks
+                assert locks is not None
+                before = len(group.asked(RequestCode.LOCK_BATCH_MQ))
+                group.waits[RequestCode.LOCK_BATCH_MQ] = slow_lock
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(locks.renew)
+                    await until(lambda: len(group.asked(RequestCode.LOCK_BATCH_MQ)) > before)
+                    tasks.cancel_scope.cancel()
+            assert happened == ["lock", "unlock"]
+
+    run(scenario)

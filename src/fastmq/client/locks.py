@@ -23,15 +23,21 @@ log = logging.getLogger("fastmq.client")
 LOCK_SECONDS: Final = 30.0  # how long we believe in a lock; brokers keep it for 60
 RENEW_SECONDS: Final = 20.0
 RETRY_SECONDS: Final = 3.0
+ASK_SECONDS: Final = 5.0  # who leaves waits no longer for a lock that is under way
 
 
 class QueueLocks:
-    """The locks of one consumer. A lock is held while `assigned.locked_until` lies ahead."""
+    """The locks of one consumer. A lock is held while `assigned.locked_until` lies ahead.
+
+    A broker is asked one thing after the other, also when whoever asked is cancelled: it serves requests side by side,
+    and a lock that comes behind the unlock sent after it would be nobody's for a minute.
+    """
 
     def __init__(self, session: Session, group: str, assigned: Mapping[MessageQueue, Assigned]) -> None:
         self._session = session
         self._group = group
         self._assigned = assigned
+        self._turns: dict[str, anyio.Lock] = {}
         self._held: set[MessageQueue] = set()  # also what a broker may have given us, though we do not know it
 
     def holds(self, assigned: Assigned) -> bool:
@@ -40,16 +46,23 @@ class QueueLocks:
 
     async def acquire(self, queue: MessageQueue) -> float:
         """Until when we hold a queue; 0 if somebody else has it. Raises ClientError."""
-        begin = self._session.clock.monotonic()
-        self._held.add(queue)
-        granted = await self._ask(queue.broker_name, [queue])
-        if queue in granted:
-            return begin + LOCK_SECONDS
-        self._held.discard(queue)
-        return 0.0
+        async with self._turn(queue.broker_name):
+            begin = self._session.clock.monotonic()
+            self._held.add(queue)
+            granted = await self._ask(queue.broker_name, [queue])
+            if queue in granted:
+                return begin + LOCK_SECONDS
+            self._held.discard(queue)
+            return 0.0
+
+    def _turn(self, broker_name: str) -> anyio.Lock:
+        return self._turns.setdefault(broker_name, anyio.Lock())
 
     async def _ask(self, broker_name: str, queues: Collection[MessageQueue]) -> Collection[MessageQueue]:
-        reply = await self._session.call_broker(broker_name, self._request(RequestCode.LOCK_BATCH_MQ, queues))
+        request = self._request(RequestCode.LOCK_BATCH_MQ, queues)
+        seconds = min(self._session.request_timeout, ASK_SECONDS)
+        with anyio.CancelScope(shield=True):
+            reply = await self._session.call_broker(broker_name, request, timeout=seconds)
         try:
             return LockBatchResponseBody.from_json(reply.body).lock_ok_mq_set
         except ProtocolError as error:
@@ -63,21 +76,23 @@ class QueueLocks:
 
     async def renew(self) -> None:
         """Ask again for all queues that are ours. A broker that does not answer changes nothing: locks run out."""
-        by_broker: dict[str, list[Assigned]] = {}
-        for assigned in self._assigned.values():
-            by_broker.setdefault(assigned.queue.broker_name, []).append(assigned)
-        for broker_name, ours in by_broker.items():
-            begin = self._session.clock.monotonic()
-            try:
-                granted = await self._ask(broker_name, [one.queue for one in ours])
-            except ClientError as error:
-                log.info("the locks at %s are not renewed: %s", broker_name, error)
-                continue
-            for one in ours:
-                one.locked_until = begin + LOCK_SECONDS if one.queue in granted else 0.0
-                one.last_lock_ms = self._session.clock.wall_ms()
-                if one.queue in granted:
-                    one.wake_runner()
+        for broker_name in dict.fromkeys(queue.broker_name for queue in self._assigned):
+            async with self._turn(broker_name):
+                await self._renew_at(broker_name)
+
+    async def _renew_at(self, broker_name: str) -> None:
+        ours = [one for one in self._assigned.values() if one.queue.broker_name == broker_name]
+        begin = self._session.clock.monotonic()
+        try:
+            granted = await self._ask(broker_name, [one.queue for one in ours])
+        except ClientError as error:
+            log.info("the locks at %s are not renewed: %s", broker_name, error)
+            return
+        for one in ours:
+            one.locked_until = begin + LOCK_SECONDS if one.queue in granted else 0.0
+            one.last_lock_ms = self._session.clock.wall_ms()
+            if one.queue in granted:
+                one.wake_runner()
 
     async def renew_forever(self) -> None:
         """Keep the locks."""
@@ -105,8 +120,9 @@ class QueueLocks:
         for queue in queues:
             by_broker.setdefault(queue.broker_name, []).append(queue)
         for broker_name, ours in by_broker.items():
-            with suppress(ClientError):
-                await self._session.call_broker(
-                    broker_name, self._request(RequestCode.UNLOCK_BATCH_MQ, ours), timeout=1.0
-                )
+            async with self._turn(broker_name):
+                with suppress(ClientError):
+                    await self._session.call_broker(
+                        broker_name, self._request(RequestCode.UNLOCK_BATCH_MQ, ours), timeout=1.0
+                    )
             self._held.difference_update(ours)
