@@ -285,7 +285,8 @@ class Session(Routing):
         """Which release a broker's master is, as an ordinal of RocketMQ (5.0.0 is 413); 0 if it does not say."""
         connection = await self.connection(self.broker_address(broker_name))
         if not connection.server_version:
-            # each answer says it, so any request will do
+            await connection.settled()  # each answer says it, and mostly a heartbeat is under way
+        if not connection.server_version:
             await self._tell(connection)
         return connection.server_version
 
