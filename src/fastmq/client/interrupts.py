@@ -28,7 +28,7 @@ def _running_trio() -> ModuleType | None:
 
 def protect(*kinds: type) -> None:
     """Keep interrupts out of the methods of these classes, and out of all that they call, if trio runs. They are kept
-    out from then on; saying it again changes nothing.
+    out from then on; saying it again changes nothing. A task that is started begins anew: with one of these methods.
     """
     trio = _running_trio()
     if trio is None:

@@ -144,7 +144,7 @@ class Session(Routing):
     async def __aenter__(self) -> Self:
         if self._pid:
             raise ClientClosed("a session is opened once")
-        interrupts.protect(type(self), Background, Tasks)
+        interrupts.protect(type(self), Background, Tasks, Connection)
         self._pid = os.getpid()
         if self._lookup:
             self.name_servers.replace(await look_up(self._lookup, self._tls))
@@ -236,7 +236,10 @@ class Session(Routing):
         elif calls:
             async with anyio.create_task_group() as group:
                 for call, argument in calls:
-                    group.start_soon(call, argument)
+                    group.start_soon(self._one_of_them, call, argument)
+
+    async def _one_of_them(self, call: Callable[[Any], Coroutine[Any, Any, object]], argument: object) -> None:
+        await call(argument)  # under a method, where no interrupt comes (`interrupts`)
 
     def _heartbeat(self) -> Command:
         producers: dict[str, ProducerData] = {}
