@@ -111,21 +111,30 @@ cdef inline const uint8_t* json_string(const uint8_t* p, const uint8_t* end, Spa
 
 
 cdef const uint8_t* json_scalar(const uint8_t* p, const uint8_t* end, Span* out) noexcept nogil:
-    """A string, number, true or false; null and structures are left to the cold road."""
+    """A string, whole number, true or false; null, structures and numbers that JSON writes in another way are left to
+    the cold road."""
     if p >= end:
         return NULL
     if p[0] == c'"':
         return json_string(p, end, out)
     out.data = p
     out.escaped = False
-    while p < end and (p[0] == c'-' or (c'0' <= p[0] <= c'9') or (c'a' <= p[0] <= c'z')):
+    if c'a' <= p[0] <= c'z':
+        while p < end and c'a' <= p[0] <= c'z':
+            p += 1
+        out.length = <int32_t>(p - out.data)
+        return p if span_is(out, b"true", 4) or span_is(out, b"false", 5) else NULL
+    if p[0] == c'0':
+        out.length = 1
+        return p + 1
+    if p[0] == c'-':
+        p += 1
+    if p >= end or p[0] < c'1' or p[0] > c'9':
+        return NULL
+    while p < end and c'0' <= p[0] <= c'9':
         p += 1
     out.length = <int32_t>(p - out.data)
-    if out.length == 0 or out.data[0] == c'n':
-        return NULL
-    if c'a' <= out.data[0] <= c'z' and not span_is(out, b"true", 4) and not span_is(out, b"false", 5):
-        return NULL
-    return p
+    return p if out.length < 20 else NULL
 
 
 cdef const uint8_t* json_ext_fields(const uint8_t* p, const uint8_t* end, RawHeader* header) noexcept nogil:
