@@ -5,7 +5,9 @@ A script is a list of faults for the table of file calls: which call, on which k
 
 import contextlib
 import errno
+import os
 import select
+import tempfile
 
 import pytest
 
@@ -242,6 +244,31 @@ def test_a_queue_that_could_not_be_synced_keeps_the_checkpoint_where_it_is(tmp_p
         store.close()
     store = open_store(tmp_path)
     assert store.queue_offsets("t", 0) == (0, 3)
+    store.close()
+
+
+@pytest.fixture
+def other_file_system(tmp_path):
+    """A folder on another file system than `tmp_path`."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        if os.stat(folder).st_dev == os.stat(tmp_path).st_dev:
+            pytest.skip("NOT TESTED: queue files on another file system, /dev/shm is where everything else is, too")
+        yield folder
+
+
+def test_queue_files_on_another_file_system_are_synced_there(tmp_path, other_file_system):
+    (tmp_path / "consumequeue").symlink_to(other_file_system)
+    # every first sync is that of the store's own file system, every second one theirs
+    store = open_store(tmp_path, [{"call": "syncfs", "nth": 2, "errno": errno.EIO}])
+    put(store, 0)
+    store.flush_step()
+    with pytest.raises(StoreError, match="Input/output error"):
+        store.checkpoint_step()
+    assert store.statistics()["checkpoints"] == 0
+    with pytest.raises(StoreError):
+        store.close()
+    store = open_store(tmp_path)
+    assert store.queues() == [("t", 0, 0, 1)]
     store.close()
 
 

@@ -40,6 +40,10 @@ cdef int sync_queues(Engine* e, int* fds, int64_t fd_count, bint whole) noexcept
         if e.files.syncfs(&e.files, FILE_DIRECTORY, e.root_fd) != 0:
             note_error(e, e.root)
             result = -1
+        for i in range(2):
+            if e.away_fds[i] >= 0 and e.files.syncfs(&e.files, FILE_DIRECTORY, e.away_fds[i]) != 0:
+                note_error(e, e.root)
+                result = -1
     else:
         for i in range(fd_count):
             if e.files.fdatasync(&e.files, FILE_QUEUE, fds[i]) != 0:

@@ -119,6 +119,7 @@ cdef struct Engine:
     int root_fd
     int lock_fd
     int log_fd                  # the folder of the log, locked
+    int away_fds[2]             # folders of queue files that are links to other file systems than root's, or -1
     int error_number            # of the file call that failed last, and its path
     char error_path[PATH_BYTES]
     uint8_t host[8]
@@ -286,7 +287,7 @@ cdef Engine* engine_new() except NULL:
     pthread_cond_init(&e.allocate_wake, &attributes)
     pthread_cond_init(&e.idle, &attributes)
     pthread_condattr_destroy(&attributes)
-    e.root_fd = e.lock_fd = e.check_fd = e.log_fd = -1
+    e.root_fd = e.lock_fd = e.check_fd = e.log_fd = e.away_fds[0] = e.away_fds[1] = -1
     e.crc = fq_crc_select(FQ_CRC_AUTO)
     e.turn_room = TURN_BYTES
     e.turn = <uint8_t*> malloc(e.turn_room)

@@ -74,6 +74,21 @@ cdef int lock_store(Store self) except -1:
     if e.files.pwrite(&e.files, FILE_LOCK, e.lock_fd, <const char*> b"lock", 4, 0) != 4:
         note_error(e, path)
         raise store_error(e, "cannot write")
+    return find_away(self)
+
+
+cdef int find_away(Store self) except -1:
+    """Open the folders of queue files that somebody has moved to another file system: a sync of ours is not theirs."""
+    cdef Engine* e = <Engine*> self.engine
+    cdef bytes path
+    for i, name in enumerate(("consumequeue", "consumequeue_ext")):
+        path = os.fsencode(os.path.join(self.root, name))
+        if not os.path.isdir(path) or os.stat(path).st_dev == os.fstat(e.root_fd).st_dev:
+            continue
+        e.away_fds[i] = e.files.open(&e.files, FILE_DIRECTORY, path, O_RDONLY | O_DIRECTORY)
+        if e.away_fds[i] < 0:
+            note_error(e, path)
+            raise store_error(e, "cannot open")
     return 0
 
 
@@ -186,4 +201,8 @@ cdef void close_files(Engine* e, bint clean) noexcept nogil:
         close_fd(e.root_fd)
     if e.log_fd >= 0:
         close_fd(e.log_fd)
+    for i in range(2):
+        if e.away_fds[i] >= 0:
+            close_fd(e.away_fds[i])
+        e.away_fds[i] = -1
     e.check_fd = e.lock_fd = e.root_fd = e.log_fd = -1
