@@ -6,10 +6,10 @@ command or, with autoCreateSubscriptionGroup, when a client first names them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-from fastmq.broker.state import nothing
+from fastmq.broker.state import nothing, put_back
 from fastmq.broker.state.saving import TableFile
 from fastmq.config import BrokerConfig
 from fastmq.errors import ProtocolError
@@ -96,18 +96,17 @@ class SubscriptionGroupTable:
         changed = [group for group in groups if not (light and names.is_light_queue(group.group_name))]
         if not changed:
             return
-        before = dict(self._groups)
+        before = {group.group_name: self._groups.get(group.group_name) for group in changed}
         for group in changed:
             self._groups[group.group_name] = group
-        self._commit(before, self._forbidden)
+        self._commit(before, {})
 
     def delete(self, name: str) -> bool:
         """Remove a group and what is forbidden to it; False if there is none."""
-        before, forbidden = dict(self._groups), dict(self._forbidden)
-        if self._groups.pop(name, None) is None:
+        group = self._groups.pop(name, None)
+        if group is None:
             return False
-        self._forbidden.pop(name, None)
-        self._commit(before, forbidden)
+        self._commit({name: group}, {name: self._forbidden.pop(name, None)})
         return True
 
     # --- forbidden ---------------------------------------------------------------------------------------------------
@@ -129,16 +128,10 @@ class SubscriptionGroupTable:
 
     def set_forbidden_bits(self, group: str, topic: str, bits: int) -> None:
         """Replace all bits of the group on the topic."""
-        before = self._forbidden
-        forbidden = {name: dict(topics) for name, topics in before.items()}
-        if bits:
-            forbidden.setdefault(group, {})[topic] = bits
-        else:
-            forbidden.get(group, {}).pop(topic, None)
-            if not forbidden.get(group):
-                forbidden.pop(group, None)
-        self._forbidden = forbidden
-        self._commit(self._groups, before)
+        before = self._forbidden.get(group)
+        topics = {**(before or {}), topic: bits}
+        put_back(self._forbidden, {group: {name: value for name, value in topics.items() if value} or None})
+        self._commit({}, {group: before})
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -156,14 +149,20 @@ class SubscriptionGroupTable:
             if bits:
                 self._forbidden[name] = bits
 
-    def _commit(self, groups: dict[str, SubscriptionGroupConfig], forbidden: dict[str, dict[str, int]]) -> None:
-        """Have the table written with a new version. If the disk refuses at once, the former state is put back."""
+    def _commit(
+        self,
+        groups: Mapping[str, SubscriptionGroupConfig | None],
+        forbidden: Mapping[str, dict[str, int] | None],
+    ) -> None:
+        """Have the table written with a new version. If the disk refuses at once, what was before is put back."""
         version = self.data_version
         self.data_version = version.next_version(self._wall_ms())
         try:
             self.file.changed()
         except BaseException:
-            self._groups, self._forbidden, self.data_version = groups, forbidden, version
+            put_back(self._groups, groups)
+            put_back(self._forbidden, forbidden)
+            self.data_version = version
             raise
         self.on_change()
 

@@ -7,10 +7,11 @@ every change raises the data version, is written to the file (`saving.py`), is t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
+from fastmq.broker.state import put_back
 from fastmq.broker.state.saving import TableFile
 from fastmq.config import BrokerConfig
 from fastmq.protocol import names
@@ -202,27 +203,27 @@ class TopicTable:
         changed = [topic for topic in topics if not self._is_light(topic.topic_name)]
         if not changed:
             return
-        before = dict(self._topics)
+        before = {topic.topic_name: self._topics.get(topic.topic_name) for topic in changed}
         for topic in changed:
             self._topics[topic.topic_name] = topic
-        self._commit(before, [topic.topic_name for topic in changed])
+        self._commit(before)
         for topic in changed:
             self._tell_store(topic)
         self.on_change([topic.topic_name for topic in changed])
 
     def delete(self, name: str) -> bool:
         """Remove a topic; False if there is none. Its messages are another matter (Store.delete_topic_data)."""
-        before = dict(self._topics)
-        if self._topics.pop(name, None) is None:
+        topic = self._topics.pop(name, None)
+        if topic is None:
             return False
-        self._commit(before, [name])
+        self._commit({name: topic})
         self._store.remove_topic(name)
         self.on_change([name])
         return True
 
     def touch(self) -> None:
         """Raise the data version although nothing changed, so that name servers take the table again."""
-        self._commit(self._topics, [])
+        self._commit({})
 
     def auto_create(self, name: str, *, default_topic: str, queue_nums: int, sys_flag: int = 0) -> TopicConfig | None:
         """Create the topic of a send after the settings of `default_topic`; None if that is not allowed.
@@ -323,23 +324,25 @@ class TopicTable:
             topic = TopicConfig.from_json(value)
             self._topics[name] = topic if topic.topic_name == name else replace(topic, topic_name=name)
 
-    def _commit(self, before: dict[str, TopicConfig], changed: list[str]) -> None:
-        """Have the table written with a new version. If the disk refuses at once, nothing has changed."""
+    def _commit(self, before: Mapping[str, TopicConfig | None]) -> None:
+        """Have the table written with a new version. If the disk refuses at once, what was before is put back."""
         version = self.data_version
         self.data_version = version.next_version(self._wall_ms())
-        self._whole = self._listing = None
-        for name in changed:
-            self._texts.pop(name, None)
+        self._forget_texts(before)
         try:
             self.file.changed()
         except BaseException:
-            self._topics, self.data_version = before, version
-            self._whole = self._listing = None
-            for name in changed:
-                self._texts.pop(name, None)
+            put_back(self._topics, before)
+            self.data_version = version
+            self._forget_texts(before)
             raise
         if not self.file.is_saved:
-            self._unsaved.update(changed)
+            self._unsaved.update(before)
+
+    def _forget_texts(self, names: Iterable[str]) -> None:
+        self._whole = self._listing = None
+        for name in names:
+            self._texts.pop(name, None)
 
     def _freeze(self) -> Callable[[], bytes]:
         version, texts = self.data_version, self.texts(sorted(self._topics))
