@@ -23,6 +23,12 @@ Scenario = Callable[[], Coroutine[Any, Any, None]]
 Run = Callable[[Scenario], None]
 
 
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for what a client, or a server here, does by itself and has no event for."""
+    while not condition():  # noqa: ASYNC110
+        await anyio.sleep(0.001)
+
+
 class FakeCluster:
     """One broker `a` with two queues for each topic. `answers`: what it says to a code, nothing if that is None;
     others get code 3.

@@ -16,7 +16,7 @@ from fastmq.protocol import message as m
 from fastmq.protocol.codes import RequestCode
 from fastmq.protocol.command import Command
 from support.waiting import wait_until
-from unit.client_rig import FakeCluster, FakeGroup
+from unit.client_rig import FakeCluster, FakeGroup, until
 
 
 @contextmanager
@@ -132,8 +132,7 @@ def test_two_tasks_receive_from_one_pop_consumer(backend: str) -> None:
                     tasks.start_soon(receive)
                     tasks.start_soon(receive)
                     await anyio.wait_all_tasks_blocked()
-                    while not held:  # noqa: ASYNC110  (a fake broker has no event)
-                        await anyio.sleep(0.001)
+                    await until(lambda: held)
                     message = fastmq.ReceivedMessage.from_stored(m.StoredMessage(topic="t", body=b"x"), "a")
                     consumer._ready.extend([(message, float("inf"))] * 2)
                     consumer._arrived.set()

@@ -13,7 +13,7 @@ import pytest
 import fastmq
 from fastmq.client.lookup import MAX_ANSWER_BYTES, is_url, look_up, read_answer
 from fastmq.client.session import Session
-from unit.client_rig import FakeCluster, Run
+from unit.client_rig import FakeCluster, Run, until
 
 
 class Web:
@@ -132,8 +132,7 @@ def test_a_client_finds_its_name_server_and_follows_it(run: Run, monkeypatch: py
                 async with fastmq.Producer(lookup_seconds=0.01) as producer:
                     assert producer.session.name_servers.addresses == [old.address]
                     await producer.session.call_name_server(old_request)
-                    while producer.session.name_servers.addresses != [new.address]:  # noqa: ASYNC110  (the list tells nobody)
-                        await anyio.sleep(0.001)
+                    await until(lambda: producer.session.name_servers.addresses == [new.address])
                     assert producer.session.open_connection(old.address) is None, "nobody talks to it any more"
                     await producer.send("t", "x")
         assert len(web.asked) >= 3

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Callable
 
 import anyio
 import pytest
@@ -14,15 +13,10 @@ import fastmq
 from fastmq.protocol.bodies import MessageQueue
 from fastmq.protocol.codes import RequestCode
 from fastmq.protocol.command import Command
-from unit.client_rig import FakeGroup, Run
+from unit.client_rig import FakeGroup, Run, until
 
 FIRST = MessageQueue("t", "a", 0)
 SECOND = MessageQueue("t", "a", 1)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110  (a consumer has no event for what it does by itself)
-        await anyio.sleep(0.001)
 
 
 class Listening:

@@ -11,7 +11,7 @@ import fastmq
 from fastmq.client.session import MOST_QUEUED, Session
 from fastmq.protocol.codes import RequestCode, ResponseCode
 from fastmq.protocol.command import Command
-from unit.client_rig import FakeCluster, Run
+from unit.client_rig import FakeCluster, Run, until
 
 MESSAGE = fastmq.Message("t", "x")
 SEND = RequestCode.SEND_MESSAGE_V2
@@ -91,6 +91,41 @@ def test_a_server_that_goes_away_is_asked_again_on_a_new_connection(run: Run) ->
             for one in receipts:
                 assert (await one).status is fastmq.SendStatus.SEND_OK
             assert producer.session.open_connection(cluster.address) is not before
+
+    run(scenario)
+
+
+def test_a_send_ends_in_its_time_though_the_route_does_not_come_a_second_time(run: Run) -> None:
+    async def scenario() -> None:
+        cluster = FakeCluster({SEND: lambda request: request.reply(ResponseCode.SYSTEM_ERROR, "not now")})
+        async with cluster.running(), fastmq.Producer(cluster.address, request_timeout=60) as producer:
+            await producer.session.route("t")
+            cluster.answers[RequestCode.GET_ROUTEINFO_BY_TOPIC] = lambda request: None
+            with anyio.fail_after(30):  # half of what the question for the route may take
+                with pytest.raises(fastmq.BrokerError, match="not now"):
+                    await producer.send(MESSAGE, timeout=0.3)
+
+    run(scenario)
+
+
+def test_a_connection_to_a_broker_that_left_is_closed_when_it_is_not_used(run: Run) -> None:
+    async def scenario() -> None:
+        stays, leaves = FakeCluster(), FakeCluster()
+        async with stays.running(), leaves.running():
+            stays.answers[RequestCode.GET_ROUTEINFO_BY_TOPIC] = leaves._route
+            async with fastmq.Producer(stays.address, route_seconds=0.01, idle_seconds=0.05) as producer:
+                session = producer.session
+                await producer.send(MESSAGE, timeout=60)
+                assert leaves.asked(SEND)
+                with anyio.fail_after(60):
+                    await until(lambda: len(stays.asked(RequestCode.GET_ROUTEINFO_BY_TOPIC)) >= 20)
+                    # idle for longer than it may be, but it is the broker of a topic in use
+                    assert session.open_connection(leaves.address) is not None
+                    stays.answers[RequestCode.GET_ROUTEINFO_BY_TOPIC] = stays._route
+                    await until(lambda: session.open_connection(leaves.address) is None)
+                await producer.send(MESSAGE, timeout=60)
+                assert stays.asked(SEND)
+                assert session.open_connection(stays.address) is not None
 
     run(scenario)
 

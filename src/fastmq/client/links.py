@@ -169,6 +169,15 @@ class Links:
         if self._connections.get(connection.address) is connection:
             del self._connections[connection.address]
 
+    def close_idle(self, seconds: float) -> None:
+        """Close what was not used for so long. Name servers and brokers of routes in use stay connected: they see in it
+        that we are there.
+        """
+        needed = {*self.name_servers.addresses, *self.routes.broker_addresses(masters_only=False)}
+        for address, connection in list(self._connections.items()):
+            if address not in needed and connection.idle_for(seconds):
+                connection.close("it was not used any more")
+
     async def oneway(self, address: str, request: Command) -> None:
         """A request without an answer. Returns when it is queued, or when the queue was written if it is long. Raises
         ConnectError, and RequestTimeout if the server takes nothing.

@@ -26,6 +26,7 @@ class Routing(Links):
     clock: Clock
     _route_seconds: float
     _lookup_seconds: float
+    _idle_seconds: float
     _route_locks: dict[str, anyio.Lock]
     _knows_cluster = False
 
@@ -102,6 +103,7 @@ class Routing(Links):
             await self.refresh_routes()
             if self._knows_cluster:
                 await self.know_cluster()
+            self.close_idle(self._idle_seconds)
 
     async def _look_up_again(self, url: str) -> None:
         while True:

@@ -47,6 +47,7 @@ __all__ = ["MOST_QUEUED", "SUCCESS", "Member", "Session", "SessionOptions", "com
 ROUTE_SECONDS: Final = 30.0
 HEARTBEAT_SECONDS: Final = 30.0
 LOOKUP_SECONDS: Final = 120.0
+IDLE_SECONDS: Final = 120.0  # as clientChannelMaxIdleTimeSeconds
 REQUEST_SECONDS: Final = 3.0
 
 log = logging.getLogger("fastmq.client")
@@ -72,6 +73,7 @@ class SessionOptions(TypedDict, total=False):
     topics and groups. `instance_name`, `unit_name`: parts of the client id. `request_timeout`: of requests that have no
     time of their own. `route_seconds`, `heartbeat_seconds`: how often routes are asked for and brokers told who we are.
     `lookup_seconds`: how often a web server is asked for the name servers, where one is given instead of them.
+    `idle_seconds`: how long a connection to a broker that no route names any more is kept without use.
     """
 
     credentials: Credentials | None
@@ -84,6 +86,7 @@ class SessionOptions(TypedDict, total=False):
     route_seconds: float
     heartbeat_seconds: float
     lookup_seconds: float
+    idle_seconds: float
     clock: Clock
 
 
@@ -110,6 +113,7 @@ class Session(Routing):
         route_seconds: float = ROUTE_SECONDS,
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
         lookup_seconds: float = LOOKUP_SECONDS,
+        idle_seconds: float = IDLE_SECONDS,
         clock: Clock | None = None,
     ) -> None:
         addresses, self._lookup = _name_servers(namesrv)
@@ -132,6 +136,7 @@ class Session(Routing):
         self._route_seconds = route_seconds
         self._heartbeat_seconds = heartbeat_seconds
         self._lookup_seconds = lookup_seconds
+        self._idle_seconds = idle_seconds
         self._route_locks: dict[str, anyio.Lock] = {}
         self._producers: dict[str, list[Member]] = {}
         self._consumers: dict[str, Member] = {}

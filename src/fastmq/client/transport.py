@@ -188,6 +188,10 @@ class Connection:
         """Frames that were not given to the system yet."""
         return len(self._output)
 
+    def idle_for(self, seconds: float) -> bool:
+        """Whether nothing is under way, and nothing came from the server for so long."""
+        return not self._waiters and not self._output and self.age(self.last_received) > seconds
+
     def age(self, then: float) -> float:
         """How many seconds a time of its clock is ago, as `sent_at` of a request."""
         return self._now() - then

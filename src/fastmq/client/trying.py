@@ -144,8 +144,9 @@ class Trier(GroupUser):
                 failures.append(error)
                 if not error.retryable:
                     break
-                if isinstance(error, TopicNotFound | BrokerError) and error.retryable:
-                    await self._refresh_quietly(prepared.topic)
+                if isinstance(error, TopicNotFound | BrokerError):
+                    with anyio.move_on_after(deadline - session.clock.monotonic()):
+                        await self._refresh_quietly(prepared.topic)
             except TimeoutError:
                 failures.append(RequestTimeout(f"the send to {prepared.topic} took longer than {left:.3g} s"))
             if queue is not None:
