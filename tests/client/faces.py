@@ -141,3 +141,12 @@ async def until(condition: Callable[[], Awaitable[object]], what: str) -> None:
             await anyio.sleep(0.02)
         return
     raise AssertionError(f"within {PATIENCE} s it did not come true that {what}")
+
+
+def members(namesrv: str, group: str) -> int:
+    """How many clients a consumer group has."""
+    with fastmq.sync.Admin(namesrv) as admin:
+        try:
+            return len(admin.group_members(group).members)
+        except fastmq.BrokerError:
+            return 0

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 import fastmq
-from client.faces import PATIENCE
+from client.faces import PATIENCE, members
 from support.servers import FastmqServer, Server
+from support.waiting import wait_until
 
 SOURCE = str(Path(fastmq.__file__).parents[1])
 PROGRAM = Path(__file__).parents[1] / "support" / "interrupted.py"
@@ -50,14 +51,14 @@ def test_an_interrupt_at_any_step_ends_the_program(own_server: Server, kind: str
     assert len({where for _, where, _ in endings}) > len(steps) // 2  # they were at different places
 
 
-BUSY_SCRIPT = """
+CONSUMER_SCRIPT = """
 import sys
 sys.path.insert(0, {source!r})
 import anyio, fastmq
 
 async def listen(message):
     print("ready", flush=True)
-    while True:
+    while {busy}:
         pass
 
 async def main():
@@ -65,7 +66,7 @@ async def main():
         await anyio.sleep_forever()
 
 try:
-    anyio.run(main, backend="trio")
+    anyio.run(main, backend={backend!r})
 except KeyboardInterrupt:
     print("interrupted", flush=True)
 """
@@ -84,11 +85,21 @@ except KeyboardInterrupt:
 """
 
 
-def test_an_interrupt_ends_a_listener_that_waits_for_nothing(own_server: Server) -> None:
-    with fastmq.BasicClient(own_server.namesrv) as client:
+def _interrupted_consumer(server: Server, *, backend: str, busy: bool) -> str:
+    with fastmq.BasicClient(server.namesrv) as client:
         for _ in range(3):
             client.send("t", b"x")
-    assert _interrupted(BUSY_SCRIPT.format(source=SOURCE, namesrv=own_server.namesrv)) == "interrupted\n"
+    return _interrupted(CONSUMER_SCRIPT.format(source=SOURCE, namesrv=server.namesrv, backend=backend, busy=busy))
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_an_interrupt_ends_a_consumer_in_order(own_server: Server, backend: str) -> None:
+    assert _interrupted_consumer(own_server, backend=backend, busy=False).endswith("interrupted\n")
+    wait_until(lambda: members(own_server.namesrv, "g") == 0, "the group is left")
+
+
+def test_an_interrupt_ends_a_listener_that_waits_for_nothing(own_server: Server) -> None:
+    assert _interrupted_consumer(own_server, backend="trio", busy=True) == "interrupted\n"
 
 
 def test_an_interrupt_ends_the_opening_of_what_gets_no_answer() -> None:

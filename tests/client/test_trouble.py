@@ -19,7 +19,7 @@ import pytest
 
 import fastmq
 import fastmq.sync
-from client.faces import PATIENCE, Face, until
+from client.faces import PATIENCE, Face, members, until
 from support.servers import FastmqServer, Server
 from support.waiting import wait_until
 
@@ -317,40 +317,12 @@ with Producer({namesrv!r}) as producer, Consumer({namesrv!r}, "g", "t", start_fr
 print(os.waitstatus_to_exitcode(status), *texts)
 """
 
-INTERRUPT_SCRIPT = """
-import sys
-sys.path.insert(0, {source!r})
-import anyio, fastmq
-
-async def listen(message):
-    print("ready", flush=True)
-
-async def main():
-    async with fastmq.PushConsumer({namesrv!r}, "g", listen, "t", start_from="first"):
-        await anyio.sleep_forever()
-
-try:
-    anyio.run(main, backend={backend!r})
-except KeyboardInterrupt:
-    print("interrupted", flush=True)
-"""
-
-
-def _members(server: Server, group: str) -> int:
-    from fastmq.sync import Admin
-
-    with Admin(server.namesrv) as admin:
-        try:
-            return len(admin.group_members(group).members)
-        except fastmq.BrokerError:
-            return 0
-
 
 def test_the_interpreter_exits_with_open_clients(own_server: Server) -> None:
     script = EXIT_SCRIPT.format(source=SOURCE, namesrv=own_server.namesrv)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "ready", "")
-    assert _members(own_server, "g") == 0
+    assert members(own_server.namesrv, "g") == 0
     from fastmq.sync import Admin
 
     with Admin(own_server.namesrv) as admin:
@@ -410,22 +382,3 @@ def test_threads_share_clients(own_server: Server) -> None:
             thread.join(2 * PATIENCE)
     assert failures == []
     assert seen == {str(number) for number in range(count)}
-
-
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_an_interrupt_ends_a_consumer_in_order(own_server: Server, backend: str) -> None:
-    with fastmq.BasicClient(own_server.namesrv) as client:
-        client.send("t", b"x")
-    script = INTERRUPT_SCRIPT.format(source=SOURCE, namesrv=own_server.namesrv, backend=backend)
-    with subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            process.send_signal(signal.SIGINT)
-            output, errors = process.communicate(timeout=PATIENCE)
-        finally:
-            process.kill()
-    assert (process.returncode, output.strip(), errors) == (0, "interrupted", "")
-    wait_until(lambda: _members(own_server, "g") == 0, "the group is left")
