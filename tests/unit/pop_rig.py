@@ -32,6 +32,7 @@ class PopRig(Rig):
         assert self.broker.timers is not None
         self.flush()
         self.broker.offsets.file.persist()
+        self.broker.pop_revive.file.persist()
         assert self.broker.timers.persist()
         self.close()
 

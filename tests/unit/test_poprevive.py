@@ -22,7 +22,7 @@ def over(queue, horizon):
     found = []
     for pending in queue.due(horizon):
         found.append((pending.checkpoint.start_offset, pending.checkpoint.open_offsets()))
-        queue.finish(pending)
+        queue.finish_revived(pending)
     return found
 
 
@@ -67,6 +67,24 @@ def test_the_earliest_is_over_first_and_given_until_it_is_finished():
     assert [pending.checkpoint.start_offset for pending in queue.due(T + 9000)] == [10]
     assert [pending.checkpoint.start_offset for pending in queue.due(T + 9000)] == [10]
     assert over(queue, T + 9000) == [(10, [10, 11]), (0, [0, 1])]
+
+
+def test_what_was_revived_behind_an_open_checkpoint_is_not_revived_after_a_restart():
+    queue = ReviveQueue()
+    entries = [ck(0, invisible=3000), ck(10, invisible=1000), ck(20, invisible=2000), ck(30, invisible=4000)]
+    for offset, entry in enumerate(entries):
+        queue.feed(offset, entry)
+    queue.feed(4, ack(entries[2], 20, 21))
+    assert over(queue, T + 1500) == [(10, [10, 11])]
+    assert (queue.committed(T + 1500), queue.revived_ahead) == (-1, [1])  # the ack is in the queue
+
+    again = ReviveQueue(-1, queue.revived_ahead)
+    for offset, entry in enumerate(entries):
+        again.feed(offset, ck(entry.start_offset, invisible=entry.invisible_time))
+    again.feed(4, ack(entries[2], 20, 21))
+    assert (again.committed(T + 2999), again.revived_ahead) == (-1, [1])
+    assert over(again, T + 3500) == [(0, [0, 1])]
+    assert (again.committed(T + 3500), again.revived_ahead) == (2, [])
 
 
 def test_an_ack_before_its_checkpoint_counts_while_its_time_lasts():

@@ -1,5 +1,8 @@
 """Reviving over a real store: retry topics, failures, restarts, what is gone."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from fastmq.broker.delivery.popck import CheckPoint
@@ -123,6 +126,43 @@ def test_a_crash_that_loses_the_offset_revives_again(rig):
     rig.settle()
     assert len(revived(rig)) > 2
     assert set(revived(rig)) == {0, 1}
+
+
+@pytest.fixture
+def ahead(tmp_path):
+    """Stopped when message 1 was revived and message 0, before it in the only revive queue, was not."""
+    rig = rig_at(tmp_path, revive_queue_num=1)
+    rig.fill(2)
+    rig.take(maxMsgNums=1, invisibleTime=1000)
+    rig.take(maxMsgNums=1, invisibleTime=500)
+    rig.pass_ms(600)
+    assert (revived(rig), committed(rig)) == ([1], -1)
+    rig.stop()
+    return rig
+
+
+def test_what_was_revived_behind_an_open_checkpoint_is_not_revived_after_a_stop(ahead):
+    for _ in range(2):  # also if nothing happens between two stops
+        ahead.open()
+        ahead.settle()
+        ahead.stop()
+    ahead.open()
+    ahead.pass_ms(5000)
+    assert (revived(ahead), committed(ahead)) == ([1, 0], 1)
+    ahead.stop()
+    assert not list(Path(ahead.config.store_path_root_dir).glob("config/revivedAhead*"))
+
+
+@pytest.mark.parametrize(("text", "by"), [(r":\d+\}", ":7}"), (r"^.*$", "{"), ("revived", "x"), (r"\d+\}", '"x"}')])
+def test_what_a_stop_left_of_another_log_or_cannot_be_read_hides_nothing(ahead, text, by):
+    path = Path(ahead.config.store_path_root_dir, "config", "revivedAhead.json")
+    before = path.read_text()
+    path.write_text(re.sub(text, by, before))
+    assert path.read_text() != before
+    ahead.open()
+    ahead.pass_ms(5000)
+    assert (sorted(revived(ahead)), committed(ahead)) == ([0, 1, 1], 1)
+    ahead.close()
 
 
 def test_entries_that_are_nothing_are_passed_over(rig):

@@ -169,7 +169,7 @@ class Broker:
         self.longpoll = LongPollTable(self.watches.part())
         self.popwaits = PopWaits(self.watches.part, limits=self._pop_wait_limits)
         self.pop = PopService(self)
-        self.pop_revive = PopRevive(self, watch=self.watches.part())
+        self.pop_revive = PopRevive(self, os.path.join(folder, "revivedAhead.json"), watch=self.watches.part())
         self._deadline = trio.Event()
         self._awaited_deadline = math.inf
         self.delay = DelayDelivery(

@@ -33,7 +33,7 @@ class StateKeeper:
         self._failing: set[str] = set()
         self._writing: dict[str, trio.Lock] = {}
         self._timers_lock = trio.Lock()
-        broker.offsets.file.durable = self._flush_log
+        broker.offsets.file.durable = broker.pop_revive.file.durable = self._flush_log
 
     def services(self) -> Iterator[tuple[str, Callable[[], Awaitable[None]]]]:
         """The rounds, each with the name of what it writes. They run until they are cancelled."""
@@ -59,8 +59,11 @@ class StateKeeper:
         broker.transactions.write_ops()
         while not broker.transactions.publish() and await trio.to_thread.run_sync(broker.store.flush_step) >= 0:
             pass
-        for lagging in (broker.offsets, broker.order, broker.transactions.metrics, broker.filters.consumers):
-            await lagging.file.try_to_save()
+        for file in (
+            broker.offsets.file, broker.order.file, broker.transactions.metrics.file, broker.filters.consumers.file,
+            broker.pop_revive.file,
+        ):  # fmt: skip
+            await file.try_to_save()
         for _ in range(3):  # what waits from before the stop, the last state, and its files
             # what was delivered must be on disk before the files say that it was
             await trio.to_thread.run_sync(broker.store.flush_step)

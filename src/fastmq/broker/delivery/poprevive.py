@@ -6,13 +6,14 @@ PopReviveService) reads the queues, puts what is left of those checkpoints into 
 queues are done.
 
 At least once: a revive offset is committed only behind entries that need nothing more, and it is saved only when the
-messages put until then are on disk. After a crash some messages are put into the retry topic again.
+messages put until then are on disk. After a crash some messages are put into the retry topic again. After an orderly
+stop none are: `revived_ahead` says which checkpoints are done although an entry before them is not.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -35,10 +36,13 @@ class Pending:
 
 
 class ReviveQueue:
-    """One queue of the revive topic. `committed`: offset of the last entry that is done, NOTHING_DONE if none is."""
+    """One queue of the revive topic. `committed`: offset of the last entry that is done, NOTHING_DONE if none is;
+    `revived`: checkpoints behind it whose messages were put into the retry topic before.
+    """
 
-    def __init__(self, committed: int = NOTHING_DONE) -> None:
+    def __init__(self, committed: int = NOTHING_DONE, revived: Iterable[int] = ()) -> None:
         self.next_offset = committed + 1
+        self._revived = set(revived)
         self._pending: dict[CheckPointKey, list[Pending]] = {}
         self._count = 0
         self._by_time: list[tuple[int, int, Pending]] = []
@@ -47,6 +51,7 @@ class ReviveQueue:
         self._open: list[int] = []  # offsets of entries that are needed again after a restart; a heap
         self._closed: set[int] = set()
         self._newest_due_ms = 0
+        self._committed = committed
 
     def __len__(self) -> int:
         """How many checkpoints are pending."""
@@ -62,6 +67,8 @@ class ReviveQueue:
         """The next entry of the queue, None for one that is nothing; `due_ms`: when it was to come."""
         self.next_offset = offset + 1
         self._newest_due_ms = max(self._newest_due_ms, due_ms)
+        if offset in self._revived:
+            return
         if isinstance(entry, CheckPoint):
             self._add(Pending(entry, offset))
         elif isinstance(entry, Ack):
@@ -131,6 +138,11 @@ class ReviveQueue:
         next_ms = self.next_due_ms()
         return len(self) >= most and next_ms is not None and next_ms <= self._newest_due_ms - BACKLOG_MARGIN_MS
 
+    def finish_revived(self, pending: Pending) -> None:
+        """Nothing is left to do for a checkpoint, and no ack in the queue says so."""
+        self._revived.add(pending.offset)
+        self.finish(pending)
+
     def finish(self, pending: Pending) -> None:
         """Nothing is left to do for a checkpoint."""
         pending.over = True
@@ -154,7 +166,16 @@ class ReviveQueue:
                 del self._strays[key]
         while self._open and self._open[0] in self._closed:
             self._closed.remove(heapq.heappop(self._open))
-        return (self._open[0] if self._open else self.next_offset) - 1
+        committed = (self._open[0] if self._open else self.next_offset) - 1
+        if committed > self._committed:
+            self._committed = committed
+            self._revived = {offset for offset in self._revived if offset > committed}
+        return committed
+
+    @property
+    def revived_ahead(self) -> list[int]:
+        """Checkpoints behind the committed offset whose messages were put into the retry topic."""
+        return sorted(self._revived)
 
 
 def _apply(ack: Ack, checkpoint: CheckPoint) -> None:

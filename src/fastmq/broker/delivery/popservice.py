@@ -2,13 +2,19 @@
 
 Driven by the clock: a checkpoint is over when its time has come and everything due until then has come out of the
 timer, whether or not there is any traffic. Each step does a bounded amount of work: other tasks have their turn.
+
+An orderly stop leaves `config/revivedAhead.json` if checkpoints were revived behind one that is still open (short
+invisible times, a clock that was set back): `{"revived":{topic:{queue:{offset:log offset}}}}`. The next start takes the
+file away: it tells of that stop and nothing else.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+import os
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -18,11 +24,14 @@ from fastmq.broker.delivery.longpoll import Watch
 from fastmq.broker.delivery.pop import RETRY_QUEUES
 from fastmq.broker.delivery.popck import ACK_TAG, BATCH_ACK_TAG, CK_TAG, Ack, CheckPoint, normal_topic
 from fastmq.broker.delivery.poprevive import NOTHING_DONE, Pending, ReviveQueue
+from fastmq.broker.state.saving import LaggingFile
 from fastmq.broker.steady import Patience
-from fastmq.errors import ProtocolError, RequestError, UsageError
+from fastmq.errors import ProtocolError, RequestError, StoreError, UsageError
 from fastmq.protocol import message as m
 from fastmq.protocol import names
+from fastmq.protocol.bodies import dumps
 from fastmq.protocol.fields import parse_int64
+from fastmq.store.tables import BACKUP_SUFFIX, load_table, object_of
 
 if TYPE_CHECKING:
     from fastmq.broker.app import Broker
@@ -63,10 +72,17 @@ class AcksKnown:
 
 
 class PopRevive:
-    """The revive queues of this broker."""
+    """The revive queues of this broker. `file` is written at an orderly stop."""
 
-    def __init__(self, broker: Broker, *, watch: Watch) -> None:
+    def __init__(self, broker: Broker, path: str, *, watch: Watch) -> None:
         self._broker = broker
+        self._path = path
+        self._revived_before: dict[ReviveKey, dict[int, int]] = {}  # offset -> log offset
+        try:
+            load_table(path, self._take_revived)
+        except StoreError as error:
+            log.warning("messages that were revived before may be revived again: %s", error)
+        self.file = LaggingFile(path, self._freeze, before=self._note_revived)
         self._watch = watch
         self._acks_known = AcksKnown(broker)
         self._committed: dict[ReviveKey, int] = {}
@@ -104,9 +120,49 @@ class PopRevive:
         for key in keys:
             if key not in self._queues:
                 committed = broker.offsets.query(names.REVIVE_CONSUMER_GROUP, *key)
-                self._queues[key] = ReviveQueue(committed)
+                self._queues[key] = ReviveQueue(committed, self._still_revived(key))
                 self._committed[key] = committed
+        if self._revived_before:
+            self._revived_before = {}
+            for path in (self._path + BACKUP_SUFFIX, self._path):
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
         return list(self._queues)
+
+    # --- what was revived behind an open one --------------------------------------------------------------------------
+
+    def _take_revived(self, content: dict[str, Any]) -> None:
+        topics = object_of(content, "revived")
+        for topic in topics:
+            queues = object_of(topics, topic)
+            for queue_id in queues:
+                places = object_of(queues, queue_id)
+                try:
+                    found = {int(offset): int(log_offset) for offset, log_offset in places.items()}
+                    self._revived_before[topic, int(queue_id)] = found
+                except (TypeError, ValueError) as error:
+                    raise ProtocolError(f"revived of {topic}, queue {queue_id}: {error}") from None
+
+    def _still_revived(self, key: ReviveKey) -> list[int]:
+        """What the last stop left of a queue, as far as the queue is still the same."""
+        before = self._revived_before.get(key, {})
+        return [offset for offset, log_offset in before.items() if self._log_offset(key, offset) == log_offset]
+
+    def _log_offset(self, key: ReviveKey, offset: int) -> int | None:
+        entries = self._broker.store.queue_entries(*key, offset, 1)
+        return entries[0][0] if entries else None
+
+    def _note_revived(self) -> None:
+        if any(queue.revived_ahead for queue in self._queues.values()):
+            self.file.changed()
+
+    def _freeze(self) -> Callable[[], bytes]:
+        topics: dict[str, dict[int, dict[int, int | None]]] = {}
+        for key, queue in self._queues.items():
+            places = {offset: self._log_offset(key, offset) for offset in queue.revived_ahead}
+            if places:
+                topics.setdefault(key[0], {})[key[1]] = places
+        return lambda: dumps({"revived": topics})
 
     def _step_queue(self, key: ReviveKey) -> int | None:
         broker, queue = self._broker, self._queues[key]
@@ -126,7 +182,7 @@ class PopRevive:
             if not self._try_to_revive(key, pending):
                 stuck = True
                 break
-            queue.finish(pending)
+            queue.finish_revived(pending)
             if number == CHECKPOINTS_A_STEP:
                 break
         self._commit(key, queue.committed(horizon_ms))
