@@ -389,9 +389,9 @@ def test_namespaces(name: str, wire: str) -> None:
 def test_filters() -> None:
     assert read_topics("t") == {"t": Filter()}
     assert read_topics({"t": "a || b"}) == {"t": Filter("a || b")}
-    data = subscription("t", Filter("a || b"))
+    data = subscription("t", Filter("a || b"), 5)
     assert takes(data, received(1, properties=b"TAGS\x01b\x02"))
     assert not takes(data, received(1, properties=b"TAGS\x01c\x02"))
     assert not takes(data, received(1))
     with pytest.raises(UsageError):
-        subscription("t", Filter("||"))
+        subscription("t", Filter("||"), 5)

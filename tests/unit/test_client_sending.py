@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import anyio
@@ -104,6 +105,21 @@ def test_a_send_ends_in_its_time_though_the_route_does_not_come_a_second_time(ru
             with anyio.fail_after(30):  # half of what the question for the route may take
                 with pytest.raises(fastmq.BrokerError, match="not now"):
                     await producer.send(MESSAGE, timeout=0.3)
+
+    run(scenario)
+
+
+def test_which_queue_a_producer_begins_with_is_a_matter_of_chance(run: Run) -> None:
+    async def scenario() -> None:
+        async with FakeCluster().running() as cluster:
+            begun: list[list[int]] = []
+            for _ in range(2):
+                begun.append([])
+                for seed in range(8):
+                    async with fastmq.Producer(cluster.address, random=Random(seed)) as producer:
+                        begun[-1].append((await producer.send(MESSAGE, timeout=60)).queue.queue_id)
+            assert begun[0] == begun[1]
+            assert set(begun[0]) == {0, 1}
 
     run(scenario)
 

@@ -108,7 +108,7 @@ class QueueConsumer(Puller):
             self._subscriptions[wire] = self._subscription(wire, one)
         if self.takes_retries and not self.broadcasting:
             retry = names.retry_topic(self._wire_group)
-            self._subscriptions[retry] = subscription(retry, Filter())
+            self._subscriptions[retry] = subscription(retry, Filter(), self._started_ms)
         session.add_consumer(self._wire_group, self)
         for topic in self._subscriptions:
             await self._fetch_route(topic)
@@ -160,12 +160,11 @@ class QueueConsumer(Puller):
 
     # --- subscriptions -----------------------------------------------------------------------------------------------
 
-    @staticmethod
-    def _subscription(wire: str, one: Filter) -> SubscriptionData:
+    def _subscription(self, wire: str, one: Filter) -> SubscriptionData:
         wrong = names.validate_topic(wire)
         if wrong:
             raise UsageError(wrong)
-        return subscription(wire, one)
+        return subscription(wire, one, self.session.clock.wall_ms())
 
     async def subscribe(self, topic: str, filter: Filter | str = "*") -> None:
         """Take a topic from now on, or take other messages of it. What was taken stays as it was if this raises.
@@ -280,7 +279,7 @@ class QueueConsumer(Puller):
         """A queue becomes ours."""
         data = self._subscriptions.get(queue.topic)
         if data is None:
-            data = subscription(queue.topic, Filter())
+            data = subscription(queue.topic, Filter(), self._started_ms)
         try:
             lock = await self._acquire(queue)
             if not lock:

@@ -95,7 +95,7 @@ class PopConsumer(GroupUser):
         session = self.session
         for topic, one in self._filters.items():
             wire = session.wrap(topic)
-            self._subscriptions[wire] = subscription(wire, one)
+            self._subscriptions[wire] = subscription(wire, one, session.clock.wall_ms())
         self._tasks = Tasks(session.background)
         session.add_consumer(self._wire_group, self)
         for topic in self._subscriptions:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import socket
 import ssl
 import time
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
+from random import Random
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypedDict
 
@@ -73,7 +73,8 @@ class SessionOptions(TypedDict, total=False):
     topics and groups. `instance_name`, `unit_name`: parts of the client id. `request_timeout`: of requests that have no
     time of their own. `route_seconds`, `heartbeat_seconds`: how often routes are asked for and brokers told who we are.
     `lookup_seconds`: how often a web server is asked for the name servers, where one is given instead of them.
-    `idle_seconds`: how long a connection to a broker that no route names any more is kept without use.
+    `idle_seconds`: how long a connection to a broker that no route names any more is kept without use. `clock`,
+    `random`: where time and chance come from.
     """
 
     credentials: Credentials | None
@@ -88,6 +89,7 @@ class SessionOptions(TypedDict, total=False):
     lookup_seconds: float
     idle_seconds: float
     clock: Clock
+    random: Random
 
 
 class Session(Routing):
@@ -115,11 +117,13 @@ class Session(Routing):
         lookup_seconds: float = LOOKUP_SECONDS,
         idle_seconds: float = IDLE_SECONDS,
         clock: Clock | None = None,
+        random: Random | None = None,
     ) -> None:
+        chance = random or Random()  # noqa: S311  (queue choice and ids, no secrets)
         addresses, self._lookup = _name_servers(namesrv)
         super().__init__(
             addresses,
-            random.getrandbits(16),
+            chance.getrandbits(16),
             credentials=credentials,
             tls=ssl.create_default_context() if tls is True else tls or None,
             request_timeout=request_timeout,
@@ -127,6 +131,7 @@ class Session(Routing):
         )
         self.namespace = namespace
         self.clock: Clock = clock or SystemClock()
+        self.random = chance
         self.client_id = ""
         """`ip@instance`, known once the session is open."""
         self.unique_keys: UniqueKeys
@@ -156,7 +161,7 @@ class Session(Routing):
         host = await _local_address(self.name_servers.addresses[0])
         instance = self._instance_name or f"{self._pid}#{time.perf_counter_ns()}"
         self.client_id = "@".join(filter(None, (host, instance, self._unit_name)))
-        self.unique_keys = UniqueKeys(host, self._pid, random.getrandbits(32))
+        self.unique_keys = UniqueKeys(host, self._pid, self.random.getrandbits(32))
         await self.background.open()
         self.background.spawn(self._refresh_routes)
         self.background.spawn(self._send_heartbeats)

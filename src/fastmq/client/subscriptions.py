@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -56,10 +55,10 @@ def read_topics(topics: Topics) -> dict[str, Filter]:
     return {topic: Filter() for topic in topics}
 
 
-def subscription(topic: str, one: Filter) -> SubscriptionData:
-    """A filter as heartbeats and pulls carry it. Raises UsageError for one that cannot be."""
+def subscription(topic: str, one: Filter, now_ms: int) -> SubscriptionData:
+    """A filter as heartbeats and pulls carry it; a later one replaces it. Raises UsageError for one that cannot be."""
     try:
-        return SubscriptionData.from_expression(topic, one.expression, one.kind, time.time_ns() // 1_000_000)
+        return SubscriptionData.from_expression(topic, one.expression, one.kind, now_ms)
     except ValueError as error:
         raise UsageError(f"the filter {one.expression!r}: {error}") from None
 

@@ -7,7 +7,6 @@ broker, until tries or time are used up.
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Collection, Sequence
 from typing import Final
 
@@ -72,7 +71,8 @@ class Trier(GroupUser):
         self._latencies = Latencies() if avoid_slow_brokers else None
         self._tracer: Tracer | None = None
         self._turns: dict[str, int] = {}
-        self._first_turn = random.getrandbits(15)  # many producers of one message each are not to take the same queue
+        # many producers of one message each are not to take the same queue
+        self._first_turn = self._session.random.getrandbits(15)
 
     async def _route(self, prepared: Prepared) -> Route:
         route = await self.session.route(prepared.topic, borrow=True)
