@@ -421,6 +421,9 @@ class TestAnotherPrecision:
         due(rig)
         if save:
             persist(rig)
+        self.reopen(rig, precision_ms)
+
+    def reopen(self, rig, precision_ms):
         rig.close()
         rig.change(timer_precision_ms=precision_ms)
         rig.config = rig.broker.config
@@ -491,11 +494,29 @@ class TestAnotherPrecision:
         times = [send_at(rig, offset) for offset in (1950, 61_990)]
         assert rig.send(properties="TIMER_DELAY_MS\x0162950\x02").code == 0
         times.append(rig.clock.wall_ms() + 62_950)
-        rig.close()
-        rig.change(timer_precision_ms=100)
-        rig.config = rig.broker.config
-        rig.open()
+        self.reopen(rig, 100)
         assert self.delivered_until(rig, times[-1]) == times
+
+    @pytest.mark.parametrize("window", [10, 40])
+    def test_a_recall_that_was_stored_with_longer_slots_than_its_message(self, rig, window):
+        rig.config = dataclasses.replace(rig.config, timer_roll_window_slot=window)
+        rig.reopen()
+        due_ms = rig.clock.wall_ms() + 2401
+        handle = rig.send(properties=f"UNIQ_KEY\x01K\x02TIMER_DELIVER_MS\x01{due_ms}\x02").ext["recallHandle"]
+        self.reopen(rig, 1000)
+        assert recall(rig, handle).code == 0
+        self.reopen(rig, 100)
+        assert self.delivered_until(rig, due_ms + 1000) == []
+        assert rig.broker.timers.files.metrics.count("topic-a") == 0
+
+    def test_a_delay_that_began_while_the_clock_was_set_back(self, rig):
+        self.change(rig, 1000)
+        start = rig.clock.wall_ms()
+        assert self.delivered_until(rig, send_at(rig, 1)) == [start + 1]
+        rig.clock.set_wall_ms(start)
+        assert rig.send(properties="TIMER_DELAY_MS\x011000\x02").code == 0
+        self.change(rig, 100)
+        assert self.delivered_until(rig, start + 2000) == [start + 1000]
 
     def test_a_time_beyond_the_turn_of_the_wheel(self, rig):
         self.change(rig, 1000)

@@ -269,6 +269,19 @@ class TestRules:
     def test_due_times_of_stored_messages(self, properties, stored, due):
         assert due_time(properties, 10_000, stored, 1000) == due
 
+    @pytest.mark.parametrize(
+        ("properties", "out", "stored", "precision", "due"),
+        [
+            ({"TIMER_DELAY_MS": "250"}, 10_000, 10_005, 100, 10_255),
+            ({"TIMER_DELAY_MS": "1000"}, 10_000, 10_001, 100, 11_000),  # the clock was set back when it was sent
+            ({"TIMER_DELAY_MS": "9000"}, 10_100, 10_005, 1000, 10_200),
+            ({"TIMER_DELAY_MS": "9000"}, 10_200, 10_005, 1000, 10_400),
+            ({}, 10_000, 10_005, 100, 10_100),
+        ],
+    )
+    def test_due_times_of_messages_whose_slots_were_longer_or_shorter(self, properties, out, stored, precision, due):
+        assert due_time(properties, out, stored, precision) == due
+
     @pytest.mark.parametrize(("ahead", "first"), [(99, 99), (100, 50), (132, 50), (133, 100), (150, 100), (1000, 100)])
     def test_far_messages_wait_in_between(self, ahead, first):
         assert first_look(ahead * 1000, 0, 100, 1000) == first * 1000

@@ -47,16 +47,20 @@ def due_time(properties: Mapping[str, str], out_ms: int, store_ms: int, precisio
     """When a stored timer message is due. `out_ms` is its TIMER_OUT_MS.
 
     A delay counts from the time it was stored; a message that was sent on to a later slot was stored anew and has its
-    time in TIMER_DELIVER_MS. Slots may have been longer when it was stored. What does not fit to the slot is due when
-    RocketMQ delivers it: one precision later.
+    time in TIMER_DELIVER_MS. Slots may have been longer when it was stored: what does not fit to one of today is due at
+    the end of the longest that it can have been, as a delay that began while the clock was set back may be. What has no
+    time behind its slot's is due when RocketMQ delivers it: one precision later.
     """
     latest = out_ms + precision_ms
-    times = requested_time(properties, store_ms), parse_int64(properties.get(m.PROPERTY_TIMER_DELIVER_MS))
+    known = requested_time(properties, store_ms), parse_int64(properties.get(m.PROPERTY_TIMER_DELIVER_MS))
+    times = [time_ms for time_ms in known if time_ms is not None and time_ms > out_ms]
     for time_ms in times:
-        if time_ms is not None and out_ms < time_ms <= latest:
+        if time_ms <= latest:
             return time_ms
-    longest = max((one for one in PRECISIONS_MS if out_ms % one == 0), default=precision_ms)
-    return max((one for one in times if one is not None and out_ms < one <= out_ms + longest), default=latest)
+    if not times:
+        return latest
+    longest = out_ms + max((one for one in PRECISIONS_MS if out_ms % one == 0), default=precision_ms)
+    return max((time_ms for time_ms in times if time_ms <= longest), default=longest)
 
 
 def roll_window(setting_slots: int) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final, Self
 
 from fastmq.broker.delivery.timer_files import Bound
-from fastmq.broker.delivery.timer_rules import delete_key, due_time
+from fastmq.broker.delivery.timer_rules import delete_key, due_time, slot_time
 from fastmq.errors import ProtocolError
 from fastmq.protocol import message as m
 from fastmq.protocol.fields import parse_int32, parse_int64
@@ -74,11 +74,15 @@ class TimerMessage:
         if out_ms is None or not 0 <= out_ms < _LATEST_MS or topic is None:
             return None
         takes_back = properties.get(m.PROPERTY_TIMER_DEL_UNIQKEY)
+        due_ms = due_time(properties, out_ms, message.store_timestamp, precision_ms)
+        if takes_back is not None:
+            # it may have been stored with longer slots than the message, and counts until its slot is over
+            out_ms = max(out_ms, slot_time(due_ms, precision_ms))
         return cls(
             log_offset=log_offset,
             size=message.size,
             slot_ms=out_ms // precision_ms * precision_ms,
-            due_ms=due_time(properties, out_ms, message.store_timestamp, precision_ms),
+            due_ms=due_ms,
             magic=MAGIC_DEFAULT | (0 if takes_back is None else MAGIC_DELETE),
             topic=topic,
             key=takes_back or delete_key(topic, properties.get(m.PROPERTY_UNIQUE_KEY, "")),
