@@ -497,14 +497,20 @@ class TestAnotherPrecision:
         self.reopen(rig, 100)
         assert self.delivered_until(rig, times[-1]) == times
 
+    @pytest.mark.parametrize("followed", [False, True])
     @pytest.mark.parametrize("window", [10, 40])
-    def test_a_recall_that_was_stored_with_longer_slots_than_its_message(self, rig, window):
+    def test_a_recall_that_was_stored_with_longer_slots_than_its_message(self, rig, window, followed):
+        """With nothing saved, whether the two reached the timer log or not."""
         rig.config = dataclasses.replace(rig.config, timer_roll_window_slot=window)
         rig.reopen()
         due_ms = rig.clock.wall_ms() + 2401
         handle = rig.send(properties=f"UNIQ_KEY\x01K\x02TIMER_DELIVER_MS\x01{due_ms}\x02").ext["recallHandle"]
+        if followed:
+            due(rig)
         self.reopen(rig, 1000)
         assert recall(rig, handle).code == 0
+        if followed:
+            due(rig)
         self.reopen(rig, 100)
         assert self.delivered_until(rig, due_ms + 1000) == []
         assert rig.broker.timers.files.metrics.count("topic-a") == 0

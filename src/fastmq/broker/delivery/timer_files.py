@@ -111,7 +111,16 @@ class TimerFiles:
             self.read_ms -= SLOTS // 2 * self.precision_ms
         rebuild = wheel.is_new or not timer_log.covers(known.log_end)
         rebuild = known.log_end > 0 and rebuild
-        remake = known.log_end > 0 and ours and known.precision_ms != self.precision_ms
+        is_empty = known.log_end == 0 and next(timer_log.scan(timer_log.begin), None) is None
+        other_precision = check is not None and ours and known.precision_ms != self.precision_ms
+        if is_empty and (check is None or other_precision):
+            # a crash may leave a log that no check speaks of: it must be known for which precision that was
+            known = TimerCheck(
+                read_ms=self.read_ms, queue_offset=known.queue_offset, version=known.version,
+                precision_ms=self.precision_ms,
+            )  # fmt: skip
+            save_check(self._check_path, known.encode())
+        remake = other_precision and not is_empty
         if remake:
             log.warning("timerPrecisionMs has changed: the timer log is written anew")
             self._remade = known
