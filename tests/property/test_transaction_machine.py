@@ -125,12 +125,10 @@ class Transactions(RuleBasedStateMachine):
             return
         assert reply.code == 0, reply.remark
         delivered = self.rig.bodies().count(one.key.encode())
-        if one.open or one.given_up:
-            first = one.decision is None
+        first = one.decision is None
+        if first:
             one.decision = decision
-            assert delivered == one.delivered + (1 if decision == COMMIT and first else 0)
-        else:
-            assert delivered == one.delivered, "the first decision counts"
+        assert delivered == one.delivered + (1 if decision == COMMIT and first else 0), "the first decision counts"
         one.delivered = delivered
         one.uncertain = False
 
@@ -242,6 +240,7 @@ class Transactions(RuleBasedStateMachine):
                 assert one.asked <= MAX_CHECKS + one.crashes
         put_aside = Counter(self.rig.bodies(MAX_TIME))
         for one in self.all.values():
+            assert put_aside[one.key.encode()] <= 1 + one.crashes
             if one.key.encode() in put_aside and one.open:
                 assert one.asked + one.crashes >= MAX_CHECKS
                 one.given_up = True

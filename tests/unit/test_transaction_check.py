@@ -13,6 +13,7 @@ from unit.transaction_rig import COMMIT, HALF, MAX_TIME, OP, ROLLBACK, Transacti
 
 TIMEOUT_MS = 6000
 DAY_MS = 86_400_000
+OWN_TIME = "CHECK_IMMUNITY_TIME_IN_SECONDS\x0136000\x02"
 
 
 @pytest.fixture
@@ -25,6 +26,13 @@ def rig(tmp_path):
 @pytest.fixture
 def peer(rig):
     return rig.producer()
+
+
+def go_on(rig, between):
+    """Nothing, a restart or a crash happens; the index follows."""
+    if between != "nothing":
+        getattr(rig, between)()
+    rig.index()
 
 
 class TestRequest:
@@ -136,6 +144,8 @@ class TestWhen:
         assert rig.count("topic-a") == 1
 
     def test_many_are_looked_at_in_steps(self, rig, peer):
+        while rig.broker.transactions.queue().learn():  # as at the start
+            pass
         for number in range(200):
             rig.begin(f"K{number}")
         rig.clock.advance_ms(TIMEOUT_MS + 1)
@@ -232,8 +242,131 @@ class TestGivingUp:
         assert rig.end(half, COMMIT).code == 0
         assert rig.count("topic-a") == 1
 
+    @pytest.mark.parametrize("which", [0, 3])
+    @pytest.mark.parametrize("between", ["nothing", "restart", "crash"])
+    def test_also_after_a_start_and_whichever_record_is_named(self, rig, peer, which, between):
+        rig.change(transaction_check_max=3)
+        rig.begin("held", more=OWN_TIME)  # so that the half offset stays before the other
+        records = [rig.begin("K1", b"late")]
+        for _ in range(4):
+            rig.check(TIMEOUT_MS + 1)
+            records += [half for half, _ in checks(peer)]
+        assert (len(records), rig.count(MAX_TIME)) == (4, 1)
+        go_on(rig, between)
+        assert rig.end(records[which], COMMIT).code == 0
+        assert rig.bodies() == [b"late"]
+        for half in records:
+            assert rig.end(half, ROLLBACK).code == 0
+            assert rig.end(half, COMMIT).code == 0
+        assert rig.bodies() == [b"late"]
+
+    def test_a_late_rollback_counts_too(self, rig, peer):
+        rig.change(transaction_check_max=1)
+        half = rig.begin()
+        rig.check(TIMEOUT_MS + 1)
+        ((asked, _),) = checks(peer)
+        rig.check(TIMEOUT_MS + 1)
+        assert rig.count(MAX_TIME) == 1
+        for decision in (ROLLBACK, COMMIT):
+            assert rig.end(half, decision).code == 0
+            assert rig.end(asked, decision).code == 0
+        assert rig.count("topic-a") == 0
+
+    def test_nobody_is_asked_about_a_copy_that_a_crash_left(self, rig, peer, monkeypatch):
+        """Killed before the op message that says the last but one record is done."""
+        rig.change(transaction_check_max=2)
+        rig.begin()
+        rig.check(TIMEOUT_MS + 1)
+        monkeypatch.setattr(rig.broker.transactions, "write_ops", lambda: False)
+        rig.check(TIMEOUT_MS + 1)
+        assert len(checks(peer)) == 2
+        rig.crash()
+        rig.change(transaction_check_max=2)
+        rig.check(TIMEOUT_MS + 1)  # with nobody connected
+        assert rig.count(MAX_TIME) == 1
+        peer = rig.producer()
+        for _ in range(3):
+            rig.check(TIMEOUT_MS + 1)
+        assert checks(peer) == []
+        assert rig.count(MAX_TIME) == 1
+
+    def test_killed_before_its_op_message_it_is_put_aside_once(self, rig, monkeypatch):
+        rig.begin(born=rig.clock.wall_ms() - 4 * DAY_MS)
+        monkeypatch.setattr(rig.broker.transactions, "write_ops", lambda: False)
+        rig.check()
+        rig.crash()
+        rig.check()
+        rig.check()
+        assert rig.count(MAX_TIME) == 1
+        assert rig.op_text() == "0,"
+
 
 class TestOneTransactionManyRecords:
+    @pytest.mark.parametrize("between", ["nothing", "restart", "crash"])
+    def test_a_commit_that_names_an_earlier_record_is_not_swallowed(self, rig, peer, between):
+        """The op message of that record says that it is done, not that it was stored again."""
+        rig.begin("held", more=OWN_TIME)  # so that the half offset stays before the other
+        half = rig.begin("K1", b"one")
+        rig.check(TIMEOUT_MS + 1)
+        ((asked, _),) = checks(peer)
+        go_on(rig, between)
+        assert rig.end(half, COMMIT).code == 0
+        assert rig.bodies() == [b"one"]
+        for decision in (ROLLBACK, COMMIT):
+            assert rig.end(half, decision).code == 0
+            assert rig.end(asked, decision).code == 0
+        peer = rig.producer()
+        rig.check(TIMEOUT_MS + 1)
+        assert checks(peer) == []
+        assert rig.bodies() == [b"one"]
+
+    @pytest.mark.parametrize("between", ["nothing", "restart", "crash"])
+    def test_a_rollback_that_names_an_earlier_record(self, rig, peer, between):
+        rig.begin("held", more=OWN_TIME)
+        half = rig.begin()
+        rig.check(TIMEOUT_MS + 1)
+        go_on(rig, between)
+        assert rig.end(half, ROLLBACK).code == 0
+        peer = rig.producer()
+        rig.check(TIMEOUT_MS + 1)
+        assert checks(peer) == []
+        assert rig.end(half, COMMIT).code == 0
+        assert rig.count("topic-a") == 0
+
+    def test_a_decision_of_before_a_start_still_counts(self, rig, peer):
+        rig.begin("held", more=OWN_TIME)
+        half = rig.begin()
+        rig.check(TIMEOUT_MS + 1)
+        assert rig.end(half, ROLLBACK).code == 0
+        rig.restart()
+        assert rig.end(half, COMMIT).code == 0
+        assert rig.count("topic-a") == 0
+
+    def test_what_earlier_processes_left_is_learned_in_steps(self, rig, peer):
+        rig.begin("held", more=OWN_TIME)
+        halves = [rig.begin(f"K{number}", b"%d" % number) for number in range(100)]
+        rig.check(TIMEOUT_MS + 1)
+        rig.crash()
+        queue = rig.broker.transactions.queue()
+        while queue.read_ops():
+            pass
+        steps = 0
+        while queue.learn():
+            steps += 1
+        assert steps > 1
+        for half in halves:
+            assert rig.end(half, COMMIT).code == 0
+        assert len(set(rig.bodies())) == rig.count("topic-a") == 100
+
+    def test_what_is_learned_is_bounded(self, rig, peer, monkeypatch):
+        monkeypatch.setattr(transaction_queue, "KNOWN_RECORDS", 5)
+        rig.begin("held", more=OWN_TIME)
+        halves = [rig.begin(f"K{number}", b"%d" % number) for number in range(20)]
+        rig.check(TIMEOUT_MS + 1)
+        rig.crash()
+        assert rig.end(halves[-1], COMMIT).code == 0
+        assert rig.bodies() == [b"19"], "the newest are known"
+
     def test_a_decision_about_an_earlier_record_counts_for_all(self, rig, peer):
         """Apache RocketMQ asks again, and commits a second time."""
         half = rig.begin()
@@ -373,6 +506,20 @@ class TestResume:
         assert rig.end(asked, COMMIT).code == 0
         assert rig.bodies() == [b"half"]
         assert rig.broker.transactions.metrics.counts() == {"topic-a": 0}
+
+    def test_after_a_start_it_is_open_again(self, rig, peer):
+        rig.change(transaction_check_max=1)
+        half = rig.begin()
+        rig.check(TIMEOUT_MS + 1)
+        rig.check()
+        assert self.resume(rig, rig.stored(MAX_TIME).offset_id).code == 0
+        rig.crash()
+        assert rig.end(half, ROLLBACK).code == 0
+        peer = rig.producer()
+        rig.check(TIMEOUT_MS + 1)
+        assert checks(peer) == []
+        assert rig.end(half, COMMIT).code == 0
+        assert rig.count("topic-a") == 0
 
     def test_one_that_is_open_is_not_doubled(self, rig, peer):
         rig.begin()

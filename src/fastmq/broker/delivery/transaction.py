@@ -24,6 +24,8 @@ HALF_TOPIC: Final = names.TRANS_HALF_TOPIC
 OP_TOPIC: Final = names.TRANS_OP_HALF_TOPIC
 HALF_QUEUE: Final = 0
 """All half messages of a broker go into this queue."""
+GIVEN_UP_TOPIC: Final = names.TRANS_CHECK_MAX_TIME_TOPIC
+GIVEN_UP_QUEUE: Final = 0
 
 OP_PROPERTIES: Final = b"WAIT\x01true\x02TAGS\x01d\x02"
 OP_TAG: Final = "d"
@@ -209,7 +211,7 @@ class HalfMessage:
 
     def given_up(self) -> OutgoingMessage:
         """The record for the topic of messages nobody decided about."""
-        return self._hidden(names.TRANS_CHECK_MAX_TIME_TOPIC, 0, dict(self.properties))
+        return self._hidden(GIVEN_UP_TOPIC, GIVEN_UP_QUEUE, dict(self.properties))
 
     @property
     def _half_queue(self) -> int:

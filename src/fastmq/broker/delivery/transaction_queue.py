@@ -10,6 +10,9 @@ and those whose op message is not written yet. A check stores its half message a
 counter is a property), and an op message then says that the old record is done. So a pending transaction has one live
 record, and whoever opens the store next, also Apache RocketMQ, finds it.
 
+An op message does not say why a record is done: decided, stored again, or given up. `_records` knows; a start learns it
+from the live records and from those that were given up.
+
 Better than RocketMQ on purpose: a decision counts for all records of its transaction, not only for the one it names,
 and the first one counts (RocketMQ commits again when a producer's own commit and its answer to a check cross); a
 message is not asked for, counted or stored again while no producer of its group is connected; a message with a check
@@ -19,8 +22,9 @@ time of its own stays where it is instead of being stored again each round.
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -28,6 +32,8 @@ from fastmq import _store as st
 from fastmq._store import Appended
 from fastmq.broker.delivery.intake import OutgoingMessage, PutsMessages, put_as_is
 from fastmq.broker.delivery.transaction import (
+    GIVEN_UP_QUEUE,
+    GIVEN_UP_TOPIC,
     HALF_TOPIC,
     OP_PROPERTIES,
     OP_TOPIC,
@@ -51,10 +57,12 @@ RocketMQ does that every round. So a long wait costs one copy per so many new tr
 """
 
 KNOWN_RECORDS: Final = 100_000
-"""Transactions of which it is known that they have more than one record; the oldest are forgotten above it."""
+"""Transactions with more than one record of which it is known how they stand; the oldest are forgotten above it."""
 
 SETTLED: Final = -1  # in the place of an offset: the transaction is decided
+GIVEN_UP: Final = -2  # the same: nobody decided in time, a late decision is honoured
 OPS_A_STEP: Final = 64
+RECORDS_A_STEP: Final = 64
 
 
 class TransactionStore(PutsMessages, Protocol):
@@ -120,10 +128,10 @@ class HalfQueue:
         self._ops: deque[int] = deque()  # the highest half offset of each op message from the op offset on
         self._unwritten: list[int] = []  # decided, with no op message yet
         self._unwritten_chars = 0
-        self._records: dict[Identity, int] = {}  # the live record of transactions that have several, or SETTLED
+        self._records: dict[Identity, int] = {}  # the live record where there are several; or SETTLED, GIVEN_UP
         self._known_from = self.half_offset
         self._begun_at = self.end
-        self._given_up: dict[int, None] = {}  # an ordered set
+        self._learning = self._learn()
         self._round: Round | None = None
 
     # --- reading -----------------------------------------------------------------------------------------------------
@@ -141,16 +149,17 @@ class HalfQueue:
     def is_decided(self, half: HalfMessage) -> bool:
         """Whether a decision about the message's transaction is known.
 
-        What this process saw done is decided if it was neither stored again nor given up. Of records before the half
-        offset it began with nothing is known.
+        What is done is decided if it was neither stored again nor given up. Of records before the half offset this
+        process began with nothing is known.
         """
         offset = half.message.queue_offset
+        done = offset in self._decided or self._known_from <= offset < self.half_offset
         live = self._records.get(half.identity)
-        if live is not None:
-            return live == SETTLED
-        if offset in self._given_up:
-            return False
-        return offset in self._decided or self._known_from <= offset < self.half_offset
+        if live is None and done and offset < self._begun_at:  # an op message of an earlier process says so, not why
+            while self.read_ops() or self.learn():
+                pass
+            live = self._records.get(half.identity)
+        return done if live is None else live == SETTLED
 
     def may_be_known_before(self, half: HalfMessage) -> bool:
         """Whether an earlier process knew of the transaction, and may have been killed before its op message."""
@@ -178,8 +187,7 @@ class HalfQueue:
         offset = half.message.queue_offset
         live = self._records.get(half.identity)
         self._done(offset)
-        self._given_up.pop(offset, None)
-        if live is not None and live != SETTLED:
+        if live is not None and live >= 0:
             self._done(live)
         if live is not None or self.may_be_known_before(half):  # it may have other records, made by that process
             self._remember(half.identity, SETTLED)
@@ -191,7 +199,7 @@ class HalfQueue:
             return None
         self._on_put(copy.topic, copy.queue_id, appended)
         live = self._records.get(half.identity)
-        if live is not None and live != SETTLED:
+        if live is not None and live >= 0:
             self._done(live)
         if half.message.topic == HALF_TOPIC:
             self._done(half.message.queue_offset)
@@ -243,6 +251,13 @@ class HalfQueue:
         self._advance()
         return self._read_to < self._bounds(OP_TOPIC)[1] and bool(entries)
 
+    def learn(self) -> bool:
+        """Go on learning what earlier processes stored again or gave up, behind `read_ops`. Whether there is more.
+
+        Without that it would look decided, and its commit would be swallowed.
+        """
+        return all(next(self._learning, False) for _ in range(RECORDS_A_STEP))
+
     def begin_round(self) -> None:
         """From here on `check` goes through what is in the queue now."""
         self._pass_removed()
@@ -285,8 +300,8 @@ class HalfQueue:
             self._done(offset)
             return True
         live = self._records.get(half.identity)
-        if live is not None and (live == SETTLED or live > offset):
-            self._done(offset)  # another record of a transaction that is decided, or has a later one
+        if live is not None and (live < 0 or live > offset):
+            self._done(offset)  # another record of a transaction that is decided or given up, or has a later one
             return True
         verdict = half.judge(now_ms, rules)
         if verdict is Verdict.YOUNG:
@@ -297,10 +312,7 @@ class HalfQueue:
         if verdict is Verdict.EXPIRED or (ask and not _fits(copy)):
             if not asker.give_up(half):
                 return False
-            self._records.pop(half.identity, None)
-            self._given_up[offset] = None
-            if len(self._given_up) > KNOWN_RECORDS:
-                del self._given_up[next(iter(self._given_up))]
+            self._remember(half.identity, GIVEN_UP)
             self._done(offset)
             current.given_up += 1
             return True
@@ -318,6 +330,42 @@ class HalfQueue:
         return True
 
     # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _learn(self) -> Iterator[bool]:
+        """One record after the other. Only those of the offsets whose op messages were read matter."""
+        known_from = max(self._known_from, self._bounds(HALF_TOPIC)[0])
+        oldest = self._store.queue_entries(HALF_TOPIC, self.queue_id, known_from, 1)
+        if known_from >= self._begun_at or not oldest:
+            return
+        found: dict[Identity, int] = {}
+        low, high = self._store.queue_offsets(GIVEN_UP_TOPIC, GIVEN_UP_QUEUE) or (0, 0)
+        low = bisect_left(range(high), oldest[0][0], low, key=self._given_up_at)
+        for half in self._read(GIVEN_UP_TOPIC, GIVEN_UP_QUEUE, max(low, high - KNOWN_RECORDS), high):
+            if half is not None:
+                _put_last(found, half.identity, GIVEN_UP)
+            yield True
+        for half in self._read(HALF_TOPIC, self.queue_id, self.half_offset, self._begun_at):
+            if half is not None and half.is_copy:  # also of one that was given up: its checks began anew
+                _put_last(found, half.identity, half.message.queue_offset)
+            yield True
+        for identity, live in self._records.items():  # what this process did is newer
+            _put_last(found, identity, live)
+        self._records = found
+
+    def _given_up_at(self, offset: int) -> int:
+        entries = self._store.queue_entries(GIVEN_UP_TOPIC, GIVEN_UP_QUEUE, offset, 1)
+        return entries[0][0] if entries else 0
+
+    def _read(self, topic: str, queue_id: int, offset: int, end: int) -> Iterator[HalfMessage | None]:
+        """The half messages of a queue; None in the place of what is done or cannot be read."""
+        while offset < end:
+            entries = self._store.queue_entries(topic, queue_id, offset, min(RECORDS_A_STEP, end - offset))
+            if not entries:
+                return
+            for log_offset, _size, _tags_code in entries:
+                done = topic == HALF_TOPIC and (offset < self.half_offset or offset in self._decided)
+                yield None if done else HalfMessage.decode(self._store.read_record(log_offset))
+                offset += 1
 
     def _bounds(self, topic: str) -> tuple[int, int]:
         return self._store.queue_offsets(topic, self.queue_id) or (0, 0)
@@ -365,11 +413,14 @@ class HalfQueue:
             self.op_offset += 1
 
     def _remember(self, identity: Identity, offset: int) -> None:
-        records = self._records
-        records.pop(identity, None)
-        records[identity] = offset
-        if len(records) > KNOWN_RECORDS:
-            del records[next(iter(records))]
+        _put_last(self._records, identity, offset)
+
+
+def _put_last(records: dict[Identity, int], identity: Identity, offset: int) -> None:
+    records.pop(identity, None)
+    records[identity] = offset
+    if len(records) > KNOWN_RECORDS:
+        del records[next(iter(records))]
 
 
 def _fits(message: OutgoingMessage) -> bool:

@@ -20,7 +20,14 @@ import trio
 
 from fastmq import _store as st
 from fastmq.broker.delivery.intake import put_as_is, store_message
-from fastmq.broker.delivery.transaction import HALF_QUEUE, HALF_TOPIC, OP_TOPIC, CheckRules, HalfMessage
+from fastmq.broker.delivery.transaction import (
+    GIVEN_UP_TOPIC,
+    HALF_QUEUE,
+    HALF_TOPIC,
+    OP_TOPIC,
+    CheckRules,
+    HalfMessage,
+)
 from fastmq.broker.delivery.transaction_queue import HalfQueue
 from fastmq.broker.state.offsets import NOT_COMMITTED
 from fastmq.broker.state.transaction_metrics import TransactionMetrics
@@ -91,7 +98,7 @@ class Transactions:
         half = HalfMessage.decode(self._broker.store.read_record(log_offset)) if log_offset >= 0 else None
         if half is None or half.message.log_offset != log_offset:
             return None
-        if given_up and half.message.topic == names.TRANS_CHECK_MAX_TIME_TOPIC:
+        if given_up and half.message.topic == GIVEN_UP_TOPIC:
             return half
         if half.message.topic != HALF_TOPIC or half.message.queue_id not in self._queue_ids():
             return None
@@ -199,7 +206,7 @@ class Transactions:
         config = self._broker.config
         for queue_id in self._queue_ids():
             queue = self.queue(queue_id)
-            while queue.read_ops():
+            while queue.read_ops() or queue.learn():
                 yield
             queue.begin_round()
             while True:
@@ -222,7 +229,8 @@ class Transactions:
 
     async def _check_in_time(self) -> None:
         for queue_id in self._queue_ids():
-            while self.queue(queue_id).read_ops():
+            queue = self.queue(queue_id)
+            while queue.read_ops() or queue.learn():
                 await trio.lowlevel.checkpoint()
         while True:
             await trio.sleep(self._broker.config.transaction_check_interval / 1000)
