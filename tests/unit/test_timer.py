@@ -515,6 +515,16 @@ class TestAnotherPrecision:
         assert self.delivered_until(rig, due_ms + 1000) == []
         assert rig.broker.timers.files.metrics.count("topic-a") == 0
 
+    def test_a_message_and_its_recall_at_the_edge_of_what_is_in_memory(self, rig):
+        self.reopen(rig, 1000)
+        rig.clock.advance_ms(1700)
+        due_ms = rig.clock.wall_ms() // 1000 * 1000 + 1101
+        handle = rig.send(properties=f"UNIQ_KEY\x01K\x02TIMER_DELIVER_MS\x01{due_ms}\x02").ext["recallHandle"]
+        assert recall(rig, handle).code == 0
+        rig.clock.set_wall_ms(due_ms)
+        self.reopen(rig, 100)
+        assert self.delivered_until(rig, due_ms + 1000) == []
+
     def test_a_delay_that_began_while_the_clock_was_set_back(self, rig):
         self.change(rig, 1000)
         start = rig.clock.wall_ms()

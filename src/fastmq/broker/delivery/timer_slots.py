@@ -75,9 +75,8 @@ class TimerMessage:
             return None
         takes_back = properties.get(m.PROPERTY_TIMER_DEL_UNIQKEY)
         due_ms = due_time(properties, out_ms, message.store_timestamp, precision_ms)
-        if takes_back is not None:
-            # it may have been stored with longer slots than the message, and counts until its slot is over
-            out_ms = max(out_ms, slot_time(due_ms, precision_ms))
+        # slots may have been longer when it was stored: a message and its recall hang in the same one all the same
+        out_ms = max(out_ms, slot_time(due_ms, precision_ms))
         return cls(
             log_offset=log_offset,
             size=message.size,
