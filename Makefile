@@ -15,7 +15,7 @@ PURE_TESTS := tests/client tests/integration/test_commands.py tests/property/tes
 	$(patsubst %,tests/unit/test_%.py,bodies codes command fields filter_expression filter_syntax headers message names tables)
 
 .DEFAULT_GOAL := help
-.PHONY: help build debug asan serve check test pure test-all crash wire interop fuzz bench bench-client bench-compare bench-floor bench-profile bench-stalls bench-scaling instructions clean
+.PHONY: help build debug asan serve check test pure test-all crash wire interop fuzz hunt bench bench-client bench-compare bench-floor bench-profile bench-stalls bench-scaling instructions clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ interop: build ## only what runs a real Apache RocketMQ beside fastmq
 
 fuzz: build ## only the fuzzers
 	$(PY) -m pytest tests/fuzz
+
+hunt: build ## forty times as many examples of every property (15 minutes)
+	FASTMQ_EXAMPLES=40 $(PYTEST) tests/property
 
 bench: build ## micro-benchmarks
 	$(PY) -m pytest bench --benchmark-only

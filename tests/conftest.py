@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import signal
 from pathlib import Path
@@ -86,9 +87,21 @@ def _rank(nodeid: str) -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item], config: pytest.Config) -> None:
-    """The order in which the processes begin the groups."""
+    """The order in which the processes begin the groups, and how long they look for examples."""
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: _rank(item.nodeid))
+    times = int(os.environ.get("FASTMQ_EXAMPLES", "1"))
+    if times > 1:
+        for test in {getattr(item, "cls", None) or getattr(item, "obj", None) for item in items}:
+            _look_longer(test, times)
+
+
+def _look_longer(test: Any, times: int) -> None:
+    """So many times as many examples of a property, if it is one."""
+    for name in ("settings", "_hypothesis_internal_use_settings"):  # of a state machine; of a function
+        usual = getattr(test, name, None)
+        if isinstance(usual, settings):
+            setattr(test, name, settings(usual, max_examples=usual.max_examples * times))
 
 
 @pytest.hookimpl(optionalhook=True)

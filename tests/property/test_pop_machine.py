@@ -242,7 +242,7 @@ class DurablePops(Pops):
     flush = "SYNC_FLUSH"
 
 
-budget = settings(max_examples=int(os.environ.get("POP_EXAMPLES", "15")), stateful_step_count=40, deadline=None)
+budget = settings(max_examples=15, stateful_step_count=40, deadline=None)
 Pops.TestCase.settings = DurablePops.TestCase.settings = budget
 TestPops = Pops.TestCase
 TestDurablePops = DurablePops.TestCase

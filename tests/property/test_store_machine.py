@@ -6,7 +6,6 @@ deleted, with the codes of their tags, and a key finds its message. A power loss
 random pieces of what was never synced.
 """
 
-import os
 import random
 import shutil
 import struct
@@ -266,7 +265,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 TestStoreMachine = StoreMachine.TestCase
 TestStoreMachine.settings = settings(
-    max_examples=int(os.environ.get("FASTMQ_EXAMPLES", "40")),
+    max_examples=40,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),
