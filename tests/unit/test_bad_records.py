@@ -111,6 +111,35 @@ def test_a_check_goes_on_and_forgets_nothing(rig, monkeypatch):
     assert [half.key for half, _ in checks(producer)] == ["K1"]
 
 
+@pytest.mark.parametrize("error", [StoreError("not now"), MemoryError()])
+def test_what_earlier_processes_left_is_learned_though_a_read_fails(rig, monkeypatch, error):
+    rig.begin("held", more="CHECK_IMMUNITY_TIME_IN_SECONDS\x0136000\x02")
+    producer = rig.producer()
+    halves = [rig.begin(key, body) for key, body in (("K1", b"one"), ("K2", BAD), ("K3", b"three"))]
+    rig.check(after_ms=7000)
+    assert len(checks(producer)) == 3
+    rig.crash()
+    decode = m.decode_message
+    reads = []
+
+    def fail_once(record):
+        message, end = decode(record)
+        reads.append(message.body)
+        if reads.count(b"three") == 1 and message.body == b"three":
+            raise error
+        return _stumble(decode, record) if message.body == BAD else (message, end)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(m, "decode_message", fail_once)
+        with pytest.raises(type(error)):
+            rig.check()
+        rig.check()
+    assert len(reads) > 4
+    for half in (halves[0], halves[2]):
+        assert rig.end(half, COMMIT).code == 0
+    assert bodies(rig) == [b"one", b"three"]
+
+
 def test_revival_goes_on(rig, monkeypatch, caplog):
     rig.send(body=b"popped")
     rig.take(invisibleTime=2000)

@@ -256,7 +256,11 @@ class HalfQueue:
 
         Without that it would look decided, and its commit would be swallowed.
         """
-        return all(next(self._learning, False) for _ in range(RECORDS_A_STEP))
+        try:
+            return all(next(self._learning, False) for _ in range(RECORDS_A_STEP))
+        except BaseException:
+            self._learning = self._learn()  # what was found is lost: from the beginning
+            raise
 
     def begin_round(self) -> None:
         """From here on `check` goes through what is in the queue now."""
@@ -364,8 +368,17 @@ class HalfQueue:
                 return
             for log_offset, _size, _tags_code in entries:
                 done = topic == HALF_TOPIC and (offset < self.half_offset or offset in self._decided)
-                yield None if done else HalfMessage.decode(self._store.read_record(log_offset))
+                yield None if done else self._decode(topic, offset, log_offset)
                 offset += 1
+
+    def _decode(self, topic: str, offset: int, log_offset: int) -> HalfMessage | None:
+        try:
+            return HalfMessage.decode(self._store.read_record(log_offset))
+        except (MemoryError, StoreError):
+            raise
+        except Exception:  # nothing is known of it then, and all others must be
+            log.exception("%s, offset %d: passed over", topic, offset)
+            return None
 
     def _bounds(self, topic: str) -> tuple[int, int]:
         return self._store.queue_offsets(topic, self.queue_id) or (0, 0)
